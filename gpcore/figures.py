@@ -1,0 +1,231 @@
+"""One drawing style, and the panels and plots that several notebooks share. Functions return the figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Patch
+from torch import Tensor
+
+from gpcore.studies import Study
+from gpcore.tables import NAMES
+
+COLUMN, PAGE = 3.25, 6.875  # inches
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+CHANGES = {
+    "right": "#EEEEEE",
+    "still wrong": "#9A9A9A",
+    "corrected": "#0072B2",
+    "newly wrong": "#D55E00",
+    "void": "#FFFFFF",
+}
+
+
+def use_style() -> None:
+    """Sets matplotlib's rcParams for every figure of the project."""
+    settings: dict[Any, Any] = {
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 100,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "legend.fontsize": 7,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "grid.linewidth": 0.5,
+        "lines.linewidth": 1.3,
+        "legend.frameon": False,
+        "image.interpolation": "nearest",
+        "axes.prop_cycle": cycler(color=OKABE_ITO),
+    }
+    plt.rcParams.update(settings)
+
+
+class Panel(NamedTuple):
+    """One picture of a grid: `kind` is "image", "labels", "changes", "signed" or "size"; `limit` fixes its scale."""
+
+    kind: str
+    data: Tensor
+    title: str = ""
+    limit: float | None = None
+
+
+def photograph(study: Study, image: Tensor, title: str = "") -> Panel:
+    """A 3 x H x W image where the study's may be shown, else a blank panel that says so."""
+    return Panel("image" if study.photographs else "withheld", image, title)
+
+
+def change_map(before: Tensor, after: Tensor, truth: Tensor, void: int) -> Tensor:
+    """Indices into CHANGES for H x W predictions before and after."""
+    was, now = before == truth, after == truth
+    codes = (~was & ~now) * 1 + (~was & now) * 2 + (was & ~now) * 3
+    return codes.masked_fill(truth == void, 4)
+
+
+def show(axes: Axes, panel: Panel, study: Study) -> None:
+    """Draws one panel; signed data on a zero-centred diverging map, its limit printed in the title."""
+    data, title = panel.data.numpy(), panel.title
+    if panel.kind == "image":
+        axes.imshow(data.transpose(1, 2, 0))
+    elif panel.kind == "withheld":
+        axes.imshow(np.full((*data.shape[-2:], 3), 0.93))
+        axes.text(
+            0.5, 0.5, "photograph\nnot reproduced", transform=axes.transAxes, ha="center", va="center", fontsize=6
+        )
+    elif panel.kind == "labels":
+        palette = np.full((256, 3), 255, np.uint8)
+        palette[: len(study.colours)] = study.colours
+        palette[study.void] = 255
+        axes.imshow(palette[data])
+    elif panel.kind == "changes":
+        axes.imshow(data, cmap=ListedColormap(list(CHANGES.values())), vmin=0, vmax=len(CHANGES) - 1)
+    else:
+        limit = panel.limit or float(np.abs(data).max()) or 1.0
+        low, colours = (-limit, "RdBu_r") if panel.kind == "signed" else (0.0, "viridis")
+        axes.imshow(data, cmap=colours, vmin=low, vmax=limit)
+        title += f" ({'±' if low else '0 to '}{limit:.2g})"
+    axes.set_title(title)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def grid(rows: Sequence[Sequence[Panel]], study: Study, *, sides: Sequence[str] = (), legend: str = "labels") -> Figure:
+    """Rows of panels at page width; `sides` names the rows; `legend` explains "labels", "changes" or, "", nothing."""
+    height, width = rows[0][0].data.shape[-2:]
+    cell = PAGE / len(rows[0])
+    figure, axes = plt.subplots(
+        len(rows), len(rows[0]), figsize=(PAGE, len(rows) * (cell * height / width + 0.22) + 0.45), squeeze=False
+    )
+    for y, row in enumerate(rows):
+        for x, panel in enumerate(row):
+            show(axes[y, x], panel, study)
+        if sides:
+            axes[y, 0].set_ylabel(sides[y])
+    handles = {"labels": class_handles(study), "changes": change_handles(), "": []}[legend]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 11), columnspacing=0.8)
+    return figure
+
+
+def class_handles(study: Study) -> list[Patch]:
+    """Legend entries of the study's classes."""
+    pairs = zip(study.colours, study.classes, strict=True)
+    return [Patch(color=(red / 255, green / 255, blue / 255), label=name) for (red, green, blue), name in pairs]
+
+
+def change_handles() -> list[Patch]:
+    """Legend entries of `change_map`."""
+    return [Patch(facecolor=c, edgecolor="#555555", linewidth=0.4, label=name) for name, c in CHANGES.items()]
+
+
+def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Figure:
+    """The method as a drawn figure: predict (top), send the gradient back (middle), step and predict again (bottom).
+
+    `panels`: image, prediction, onehot, gradient, perturbed, guided.
+    """
+    figure = plt.figure(figsize=(PAGE, 4.6), layout="none")
+    places = {
+        "image": (0.02, 0.70), "prediction": (0.71, 0.70), "onehot": (0.71, 0.37),
+        "gradient": (0.02, 0.37), "perturbed": (0.02, 0.04), "guided": (0.71, 0.04),
+    }  # fmt: skip
+    for name, (x, y) in places.items():
+        show(figure.add_axes((x, y, 0.27, 0.25)), panels[name], study)
+    # each step runs from one side to the other through the network, drawn as a box in between
+    steps = [
+        (0.825, "Step 1: predict", "network, forward", True),
+        (0.495, "Step 2: the prediction as the label", "network, backward:  g = ∂(z · (l − y)) / ∂x", False),
+        (0.165, f"Step 3: predict again  (ε = {epsilon:g})", "network, forward", True),
+    ]
+    for y, title, text, forward in steps:
+        start, end = ((0.30, y), (0.70, y)) if forward else ((0.70, y), (0.30, y))
+        figure.add_artist(
+            FancyArrowPatch(start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=12)
+        )
+        box = {
+            "boxstyle": "round,pad=0.5",
+            "facecolor": "white",
+            "edgecolor": OKABE_ITO[0] if forward else OKABE_ITO[1],
+        }
+        figure.text(0.5, y, text, ha="center", va="center", bbox=box)
+        figure.text(0.5, y + 0.075, title, ha="center", weight="bold")
+    for x, text in ((0.845, "most likely class → 1"), (0.155, "x + ε sign(g)")):
+        top = 0.69 if x > 0.5 else 0.36
+        arrow = FancyArrowPatch(
+            (x, top), (x, top - 0.045), transform=figure.transFigure, arrowstyle="-|>", mutation_scale=9
+        )
+        figure.add_artist(arrow)
+        figure.text(x + 0.015, top - 0.03, text, fontsize=6)
+    return figure
+
+
+def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """mIoU gain of every network with its interval, beside the published gains."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.1))
+    y = np.arange(len(rows))
+    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["gain"].to_numpy())
+    axes.errorbar(rows["gain"], y, xerr=spread, fmt="o", capsize=3, label="ours, 95 % over images")
+    given = published.set_index("network").reindex(rows["network"].map(NAMES))
+    axes.plot(given["guided"] - given["base"], y, "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(yticks=y, yticklabels=rows["network"].map(NAMES), xlabel="gain by guided perturbation (mIoU points)")
+    axes.set_ylim(len(rows) - 0.5, -0.9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.24), ncols=2)
+    return figure
+
+
+def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = None) -> Figure:
+    """Lines over x, a band between the columns low and high where there are such, a dashed reference at `zero`."""
+    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6))
+    sns.lineplot(rows, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, ax=axes, errorbar=None)
+    if "low" in rows:
+        for colour, (_, part) in zip(OKABE_ITO, rows.groupby(hue, sort=False), strict=False):
+            axes.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
+    if zero is not None:
+        axes.axhline(zero, color="black", linewidth=0.8, linestyle="--")
+    return figure
+
+
+def intervals(rows: pd.DataFrame, *, x: str, label: str) -> Figure:
+    """Means with their intervals (columns mean, low, high) over a categorical x, on a logarithmic axis."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.2))
+    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
+    axes.errorbar(rows[x], rows["mean"], yerr=spread, fmt="o-", capsize=3)
+    axes.set(yscale="log", ylabel=label)
+    return figure
+
+
+def distances(shares: pd.DataFrame) -> Figure:
+    """Where each kind of pixel lies: share over distance to the true boundary, from `tables.distance_shares`."""
+    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.4))
+    colours = {"base error": CHANGES["still wrong"], **CHANGES}
+    palette = {kind: colours[kind] for kind in shares["kind"].unique()}
+    sns.barplot(shares, x="distance", y="share", hue="kind", palette=palette, ax=axes)
+    axes.set(xlabel="distance to the nearest true boundary, from (pixels)", ylabel="share of the kind (%)")
+    axes.legend(title=None)
+    return figure
+
+
+def histograms(rows: pd.DataFrame) -> Figure:
+    """Distribution over images of every column, side by side, with the mean drawn in."""
+    figure, axes = plt.subplots(1, rows.shape[1], figsize=(PAGE * 0.7, 2.1), sharey=True)
+    for ax, (name, values) in zip(axes, rows.items(), strict=True):
+        sns.histplot(values, bins=20, ax=ax, color=OKABE_ITO[0])
+        ax.axvline(values.mean(), color=OKABE_ITO[1], label=f"mean {values.mean():.3f}")
+        ax.set(xlabel=str(name).replace("_", " "), ylabel="images")
+        ax.legend()
+    return figure

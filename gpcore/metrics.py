@@ -1,0 +1,76 @@
+"""Segmentation metrics from confusion matrices, bootstrap intervals over images, distance to the true boundary."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+
+class Interval(NamedTuple):
+    """A measured value with the ends of its bootstrap 95 % interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: int, void: int) -> Tensor:
+    """K x K pixel counts, rows the true class, columns the predicted one; void pixels are left out.
+
+    Args:
+        predicted, labels: integer maps of equal shape; `predicted` in [0, K), `labels` in [0, K) or `void`.
+    """
+    if predicted.shape != labels.shape:
+        raise ValueError(f"predicted: got shape {[*predicted.shape]}, expected that of labels, {[*labels.shape]}")
+    known = labels != void
+    return torch.bincount(labels[known] * classes + predicted[known], minlength=classes**2).view(classes, classes)
+
+
+def class_iou(matrix: Tensor) -> Tensor:
+    """Intersection over union of every class, ... x K for ... x K x K counts; NaN for classes that never occur."""
+    hits = matrix.diagonal(dim1=-2, dim2=-1).double()
+    return hits / (matrix.sum(-1) + matrix.sum(-2) - hits)
+
+
+def miou(matrix: Tensor) -> Tensor:
+    """Mean IoU over the classes that occur, one matrix for a whole data set (Long et al. 2015)."""
+    return class_iou(matrix).nanmean(-1)
+
+
+def accuracy(matrix: Tensor) -> Tensor:
+    """Share of non-void pixels that are right: ... from ... x K x K counts."""
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / matrix.sum((-2, -1))
+
+
+def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
+    """`statistic` of N-image samples with its percentile interval; all samples are resampled by the same images."""
+    count = len(samples[0])
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randint(count, (count,), generator=generator) for _ in range(resamples)]
+    values = torch.stack([statistic(*(sample[pick] for sample in samples)).double() for pick in drawn])
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Interval(float(statistic(*samples)), low, high)
+
+
+def gain(before: Tensor, after: Tensor) -> Interval:
+    """mIoU after minus before, in points of 100, from paired N x K x K counts of the same images."""
+    return bootstrap(lambda a, b: 100 * (miou(b.sum(0)) - miou(a.sum(0))), before, after)
+
+
+def score(matrices: Tensor) -> Interval:
+    """mIoU of the data set in points of 100, from N x K x K counts per image."""
+    return bootstrap(lambda m: 100 * miou(m.sum(0)), matrices)
+
+
+def boundary_distance(labels: Tensor) -> Tensor:
+    """Distance in pixels of each pixel's centre to the nearest pixel of another label (void counts as a label)."""
+    array = labels.numpy()
+    distance = np.full(array.shape, np.inf)
+    for value in np.unique(array):
+        inside = array == value
+        if not inside.all():
+            distance[inside] = distance_transform_edt(inside)[inside]
+    return torch.from_numpy(distance)

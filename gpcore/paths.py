@@ -1,0 +1,10 @@
+"""Where things lie. Every other module asks here."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("GPCORE_DATA", ROOT / "data"))  # downloaded data sets and checkpoints, never committed
+PAPER = ROOT / "data" / "paper"  # published numbers, one CSV per table
+WEIGHTS = ROOT / "data" / "weights"  # our trained networks
+FIGURES = Path(os.environ.get("GPCORE_FIGURES", ROOT / "figures"))  # what notebooks write

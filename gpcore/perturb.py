@@ -1,0 +1,252 @@
+"""Guided perturbations: move the input a small step toward the network's own prediction and predict again.
+
+Sankaranarayanan, Jain, Lim: Guided Perturbations: Self-Corrective Behavior in Convolutional Neural Networks, ICCV 2017.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpcore.cut import Rest, cut, untouched
+
+LABELS = ("onehot", "top2", "uniform", "random", "random-image")
+SIGNALS = ("ce", "eq5")
+DIRECTIONS = ("sign", "linf", "l2")
+
+
+@dataclass(frozen=True)
+class Guided:
+    """What `guide` returns.
+
+    `trajectory` holds the logits (B x K or B x K x h x w) before the first step and after each one; the perturbed
+    `images`, or the perturbed activation where `at` names a module; the last step's gradient `signal` there, before the
+    sign is taken; the model's own `output` for the perturbed input; `repeated` is True where tracing failed and the
+    forward pass up to `at` ran more than once.
+    """
+
+    trajectory: tuple[Tensor, ...]
+    images: Tensor
+    signal: Tensor
+    output: Any
+    repeated: bool
+
+    @property
+    def before(self) -> Tensor:
+        return self.trajectory[0]
+
+    @property
+    def after(self) -> Tensor:
+        return self.trajectory[-1]
+
+
+def guide(
+    model: nn.Module,
+    images: Tensor,
+    epsilon: float,
+    *,
+    labels: str | Tensor = "onehot",
+    at: str | None = None,
+    steps: int = 1,
+    renew: bool = True,
+    signal: str = "ce",
+    direction: str = "sign",
+    bounds: tuple[float, float] | None = None,
+    void: int = 255,
+    seed: int | torch.Generator = 0,
+) -> Guided:
+    """Predicts, perturbs toward the label and predicts again: x + epsilon * sign(g), g = d(z . s)/dx for logits z.
+
+    s is `logit_signal` of the (pseudo-)`labels`, held constant. epsilon > 0 (image units, [0, 1]; at a layer its own)
+    lowers the cross-entropy to the label, epsilon < 0 is FGSM. `at` perturbs a named module's output instead of the
+    B x C x H x W images; `steps` repeats, the pseudo-label renewed each time or kept; `bounds` clips each step.
+    The model runs in the mode it is in and is left as found.  Raises ValueError, naming the argument that is off.
+    Source: section 3.1, figure 2; for the sign of epsilon and "eq5", appendix eq. (5).
+    """
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, expected at least 1")
+    _check(images, [epsilon], signal, direction, at, bounds)
+    with untouched(model):
+        place, rest, repeated = cut(model, images, at)
+        trajectory = []
+        for step in range(steps):
+            logits, backward = _differentiable(rest, place)
+            trajectory.append(logits)
+            if step == 0 or renew:
+                target = pseudo_labels(logits, labels, void=void, seed=seed)
+            gradient = backward(logit_signal(logits, target, signal), at)
+            place = place + epsilon * _direction(gradient, direction)
+            if bounds is not None:
+                place = place.clamp(*bounds)
+        with torch.no_grad():
+            output = rest(place)
+        return Guided((*trajectory, _logits(output)), place, gradient, output, repeated)
+
+
+def sweep(
+    model: nn.Module,
+    images: Tensor,
+    epsilons: Iterable[float],
+    *,
+    labels: str | Tensor = "onehot",
+    at: str | None = None,
+    signal: str = "ce",
+    direction: str = "sign",
+    bounds: tuple[float, float] | None = None,
+    void: int = 255,
+    seed: int | torch.Generator = 0,
+) -> Iterator[tuple[float, Tensor]]:
+    """Yields (epsilon, logits after a one-step `guide` with that epsilon) from a single backward pass."""
+    epsilons = list(epsilons)
+    _check(images, epsilons, signal, direction, at, bounds)
+    with untouched(model):
+        place, rest, _ = cut(model, images, at)
+        before, backward = _differentiable(rest, place)
+        target = pseudo_labels(before, labels, void=void, seed=seed)
+        towards = _direction(backward(logit_signal(before, target, signal), at), direction)
+        del backward
+    for epsilon in epsilons:
+        moved = place + epsilon * towards
+        with untouched(model), torch.no_grad():
+            logits = _logits(rest(moved if bounds is None else moved.clamp(*bounds)))
+        yield epsilon, logits
+
+
+class GuidedPerturbation(nn.Module):
+    """A drop-in for `model` that answers for the perturbed input; options are those of `guide`.
+
+    Returns what `model(images)` returns: logits, or a dictionary that holds them under "out".
+    """
+
+    def __init__(self, model: nn.Module, epsilon: float, **options: Any) -> None:
+        super().__init__()
+        inspect.signature(guide).bind(model, None, epsilon, **options)  # a misspelt option fails here, not in forward
+        self.model, self.epsilon, self.options = model, epsilon, options
+
+    def forward(self, images: Tensor) -> Any:
+        return guide(self.model, images, self.epsilon, **self.options).output
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in {"epsilon": self.epsilon, **self.options}.items())
+
+
+def pseudo_labels(
+    logits: Tensor, labels: str | Tensor = "onehot", *, void: int = 255, seed: int | torch.Generator = 0
+) -> Tensor:
+    """The label distribution l for B x K [x h x w] logits: same shape, sums to one over dim 1, all zero where void.
+
+    "onehot" is the predicted class, "top2" half each of the two best, "uniform" 1/K, "random" a class per pixel and
+    "random-image" one per image (drawn image by image, so a `torch.Generator` carries on through batches). An integer
+    label map (B [x h x w]) becomes one-hot; a distribution of the logits' shape is taken as it is.  Source: section 5.
+    """
+    classes, size = logits.shape[1], (logits.shape[0], *logits.shape[2:])
+    if isinstance(labels, Tensor):
+        if labels.is_floating_point():
+            if labels.shape != logits.shape:
+                raise ValueError(f"labels: got a distribution of shape {[*labels.shape]}, expected {[*logits.shape]}")
+            off = (labels.sum(1) - 1).abs().max().item()
+            if not off < 1e-3 or labels.min() < 0:
+                raise ValueError(
+                    f"labels: the distribution must be >= 0 and sum to one over dim 1, it is off by {off:.3g}"
+                )
+            return labels.to(logits)
+        if labels.dtype == torch.bool or labels.shape != size:
+            found = f"{labels.dtype} of shape {[*labels.shape]}"
+            raise ValueError(f"labels: got {found}, expected an integer map of shape {[*size]}")
+        labels = labels.to(logits.device, torch.int64)
+        known = labels != void
+        wrong = labels[known & ((labels < 0) | (labels >= classes))]
+        if len(wrong):
+            raise ValueError(f"labels: got class {wrong[0].item()}, expected 0 to {classes - 1} or void = {void}")
+        return _onehot(labels * known, classes, logits) * known.unsqueeze(1)
+    if labels == "onehot":
+        return _onehot(logits.argmax(1), classes, logits)
+    if labels == "top2":
+        first, second = logits.topk(2, 1).indices.unbind(1)
+        return (_onehot(first, classes, logits) + _onehot(second, classes, logits)) / 2
+    if labels == "uniform":
+        return torch.full_like(logits, 1 / classes)
+    if labels in ("random", "random-image"):
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        shape = size[1:] if labels == "random" else [1] * (len(size) - 1)
+        drawn = [torch.randint(classes, shape, generator=generator, device=generator.device) for _ in range(size[0])]
+        return _onehot(torch.stack(drawn).to(logits.device).expand(size), classes, logits)
+    raise ValueError(f"labels: got {labels!r}, expected a tensor or one of {', '.join(LABELS)}")
+
+
+def logit_signal(logits: Tensor, target: Tensor, signal: str = "ce") -> Tensor:
+    """The signal at the logits for softmax output y and label distribution l: "ce" l - y, "eq5" (l . y)(l - y).
+
+    "ce" is minus the gradient of the cross-entropy; "eq5" weighs it per pixel, and is the gradient of the predicted
+    probability where l is one-hot (for other l it is the gradient of no function of y).  Zero where l is zero (void).
+    Source: appendix, eq. (4) and (5).
+    """
+    y = logits.softmax(1)
+    weight = (target * y).sum(1, keepdim=True) if signal == "eq5" else 1.0
+    return weight * (target - y) * (target.sum(1, keepdim=True) > 0)
+
+
+def _onehot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
+    return nn.functional.one_hot(labels, classes).movedim(-1, 1).to(like)
+
+
+def _direction(gradient: Tensor, direction: str) -> Tensor:
+    if direction == "sign":
+        return gradient.sign()
+    order = math.inf if direction == "linf" else 2
+    norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), order, 1).view(-1, *[1] * (gradient.dim() - 1))
+    return gradient / norm.clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def _logits(output: Any) -> Tensor:
+    logits = output.get("out") if isinstance(output, Mapping) else output
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() not in (2, 4):
+        found = f"shape {[*logits.shape]}, {logits.dtype}" if isinstance(logits, Tensor) else type(output).__name__
+        raise ValueError(
+            f'model: its output is {found}, expected float logits B x K or B x K x h x w, or {{"out": logits}}'
+        )
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[[Tensor, str | None], Tensor]]:
+    """Detached logits of `rest(place)` and the function that takes a signal at the logits back to `place`."""
+    leaf = place.detach().requires_grad_()
+    logits = _logits(rest(leaf))
+
+    def backward(signal: Tensor, at: str | None) -> Tensor:
+        reached = logits.requires_grad and torch.autograd.grad(logits, leaf, signal, allow_unused=True)[0]
+        if not isinstance(reached, Tensor):
+            raise ValueError(
+                f"at: the output does not depend on {at!r}" if at else "model: its output ignores the images"
+            )
+        return reached
+
+    return logits.detach(), backward
+
+
+def _check(
+    images: Tensor,
+    epsilons: list[float],
+    signal: str,
+    direction: str,
+    at: str | None,
+    bounds: tuple[float, float] | None,
+) -> None:
+    for epsilon in epsilons:
+        if not math.isfinite(epsilon):
+            raise ValueError(f"epsilon: got {epsilon}, expected a finite number")
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
+        found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images: got {found}, expected floats B x C x H x W")
+    if not images.isfinite().all():
+        raise ValueError("images: got NaN or infinite values, expected finite ones")
+    if signal not in SIGNALS:
+        raise ValueError(f"signal: got {signal!r}, expected one of {', '.join(SIGNALS)}")
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction: got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
+    if bounds is not None and (at is not None or not bounds[0] < bounds[1]):
+        raise ValueError(f"bounds: got {bounds}, expected (low, high) with low < high, and only for images (at=None)")

@@ -1,0 +1,261 @@
+"""Redraw figures: run the numbered notebooks on a study and take over their figures only when all went well.
+
+    python -m gpcore.reproduce --study digits --only 03 04 --jobs 2 -p images=50
+
+Each notebook runs in a process of its own and writes to `build/STUDY`, where executed notebooks and logs stay. What it
+drew replaces `figures/STUDY/NN_name` after it has succeeded.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+from gpcore import paths
+
+DEFAULT = "digits"  # the study whose outputs are committed
+KERNEL_TROUBLE = re.compile(r"Kernel died before replying|Kernel didn't respond|Address already in use")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one notebook; `error` is empty when it succeeded."""
+
+    notebook: str
+    seconds: float
+    figures: int
+    error: str = ""
+
+
+def reproduce(
+    study: str = DEFAULT,
+    *,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    in_place: bool = False,
+    parameters: Mapping[str, object] | None = None,
+    notebooks: Path = paths.ROOT / "notebooks",
+    figures: Path = paths.FIGURES,
+    build: Path = paths.ROOT / "build",
+) -> list[Outcome]:
+    """Run the notebooks `only` names (numbers or names; default all), `jobs` at a time, and take over their figures.
+
+    `parameters` replace values of the cells tagged "parameters". `in_place` also writes fresh outputs back into the
+    notebooks themselves. A failing notebook does not stop the others and leaves its earlier figures as they were.
+
+    Raises:
+        ValueError: before anything runs, for an unknown study, notebook or parameter, or what in-place cannot mean.
+    """
+    from gpcore import studies  # late: the command's --help need not wait for torch
+
+    parameters = dict(parameters or {})
+    studies.study(study)
+    if jobs < 1:
+        raise ValueError(f"jobs: got {jobs}, expected at least 1")
+    if in_place and (study != DEFAULT or parameters):
+        raise ValueError(f"in_place: committed outputs are of study {DEFAULT!r} and the notebooks' own parameters")
+    chosen = find(notebooks, only)
+    values = {} if in_place else {"study": study, **parameters}
+    for notebook in chosen:
+        check_parameters(notebook, {"study", *values})
+
+    build = build.resolve() / study
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    # Bars in a batch run would only leave stray text in the outputs.
+    extra = {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, **extra}
+
+    def one(notebook: Path) -> Outcome:
+        print(f"{notebook.stem}: running", flush=True)
+        start = time.monotonic()
+        executed, place = build / notebook.name, Path(study, notebook.stem)
+        drawn, target = build / "figures" / place, figures / place
+        recover(target)
+        shutil.rmtree(drawn, ignore_errors=True)
+        error = execute(notebook, executed, values, environment)
+        count = len(list(drawn.glob("*.png")))
+        if not error and not count:
+            error = f"{notebook.name}: drew no figure into $GPCORE_FIGURES/{place}"
+        if not error:
+            replace_folder(drawn, target)
+            if in_place:
+                copy_outputs(executed, notebook)
+        outcome = Outcome(notebook.stem, time.monotonic() - start, 0 if error else count, error)
+        print(f"{outcome.notebook}: {'failed' if error else 'done'} after {outcome.seconds:.0f} s", flush=True)
+        return outcome
+
+    build.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return list(pool.map(one, chosen))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def find(folder: Path, only: Iterable[str] = ()) -> list[Path]:
+    """The notebooks of a folder in order; `only` keeps some, by number ("3", "03") or name ("03_title", "title")."""
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise ValueError(f"notebooks: no NN_name.ipynb in {folder}")
+    chosen = set()
+    for key in only:
+        found = {path for path in every if key.zfill(2) in (path.stem, path.stem[:2], path.stem[3:])}
+        if not found:
+            names = ", ".join(path.stem for path in every)
+            raise ValueError(f"only: got {key!r}, expected a number or name of {names}")
+        chosen |= found
+    return [path for path in every if not only or path in chosen]
+
+
+def check_parameters(notebook: Path, names: Iterable[str]) -> None:
+    """Papermill would only warn of a name that the notebook's parameters cell does not declare."""
+    import papermill
+
+    known = list(papermill.inspect_notebook(str(notebook)))
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known)
+            hint = f"did you mean {close[0]}?" if close else f"its parameters cell has {', '.join(known) or 'none'}"
+            raise ValueError(f"parameter: {notebook.name} does not declare {name!r}; {hint}")
+
+
+def execute(notebook: Path, executed: Path, values: Mapping[str, object], environment: Mapping[str, str]) -> str:
+    """Run a notebook with papermill in its own process; the error in words, empty if every cell ran."""
+    command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--no-progress-bar", "--log-output"]
+    command += ["-k", "python3", "--cwd", str(notebook.parent)]
+    command += ["-y", yaml.safe_dump(dict(values))] if values else []
+    log = executed.with_suffix(".log")
+    for _ in range(2):  # now and then a kernel finds its port taken: that alone deserves a second try
+        executed.unlink(missing_ok=True)
+        with log.open("w") as stream:
+            code = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
+        cells = read_code(executed)
+        if code == 0 or any(cell.execution_count for cell in cells) or not KERNEL_TROUBLE.search(log.read_text()):
+            break
+    for number, cell in enumerate(cells, 1):
+        where = f"{notebook.name}, code cell {number} `{cell.source.strip().splitlines()[0]}`"
+        for output in cell.outputs:
+            if output.output_type == "error":
+                return f"{where}: {output.ename}: {output.evalue}"
+        if cell.execution_count is None:
+            return f"{where}: did not run to its end; papermill said: {last_line(log)}"
+    return f"{notebook.name}: papermill ended with status {code}: {last_line(log)}" if code or not cells else ""
+
+
+def read_code(executed: Path) -> list[NotebookNode]:
+    """The code cells that hold code, without the one in which papermill sets parameters."""
+    if not executed.exists():
+        return []
+    cells = nbformat.read(executed, as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip() and not injected(cell)]
+
+
+def injected(cell: NotebookNode) -> bool:
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
+def last_line(log: Path) -> str:
+    lines = [line for line in log.read_text().splitlines() if line.strip()]
+    return lines[-1] if lines else "nothing"
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a copy of `new` in the place of `target` by renames, so that old and new files never mix."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(new, fresh)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Undo what a run left that was killed between the renames of `replace_folder`."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def copy_outputs(executed: Path, notebook: Path) -> None:
+    """Write outputs and execution counts of an executed copy into the notebook, and nothing else (atomically)."""
+    source = nbformat.read(notebook, as_version=4)
+    for cell, done in zip(source.cells, nbformat.read(executed, as_version=4).cells, strict=True):
+        if cell.cell_type == "code":
+            cell.execution_count = done.execution_count
+            cell.outputs = merge_streams(done.outputs)
+    fresh = notebook.with_suffix(".new")
+    nbformat.write(source, fresh)
+    fresh.replace(notebook)
+
+
+def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Printed text arrives in pieces cut by time; joined, two runs give the same file."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        if merged and output.output_type == "stream" and output.get("name") == merged[-1].get("name"):
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    width = max(len(outcome.notebook) for outcome in outcomes)
+    rows = [f"{'notebook':<{width}}  seconds  figures  status"]
+    for o in outcomes:
+        rows.append(f"{o.notebook:<{width}}  {o.seconds:7.1f}  {o.figures:7d}  {'failed' if o.error else 'ok'}")
+    return "\n".join(rows)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """ "epsilon=0.002" -> ("epsilon", 0.002); what is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m gpcore.reproduce", description="Run the notebooks, redraw the figures.")
+    parser.add_argument("--study", default=DEFAULT)
+    parser.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers or names of notebooks")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+    parser.add_argument("--in-place", action="store_true", help="also write the outputs back into the notebooks")
+    parser.add_argument("-p", dest="parameters", nargs="+", action="extend", type=assignment, metavar="NAME=VALUE")
+    parser.add_argument("--notebooks", type=Path, default=paths.ROOT / "notebooks")
+    parser.add_argument("--figures", type=Path, default=paths.FIGURES)
+    parser.add_argument("--build", type=Path, default=paths.ROOT / "build")
+    options = vars(parser.parse_args(arguments))
+    options["parameters"] = dict(options["parameters"] or ())
+    try:
+        outcomes = reproduce(**options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("", *(f"{o.error}\n" for o in outcomes if o.error), table(outcomes), sep="\n")
+    return int(any(outcome.error for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What a notebook leaves behind: figures with their rows, provenance, and entries for the claims ledger."""
+
+import importlib.metadata
+import json
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gpcore import claims, figures, paths, weights
+from gpcore.studies import Study
+
+PACKAGES = ("torch", "torchvision", "numpy", "mlxtend", "matplotlib", "seaborn")
+
+
+class Record:
+    """Collects one notebook's output under figures/STUDY/NOTEBOOK.
+
+    Opening a record sets the project's drawing style. `parameters` are the notebook's own, kept in `provenance.json`
+    beside the weights' hashes and package versions; nothing in it changes from run to run on one machine.
+    """
+
+    def __init__(self, notebook: str, study: Study, **parameters: Any) -> None:
+        figures.use_style()
+        self.notebook, self.study = notebook, study
+        self.folder = paths.FIGURES / study.name / notebook
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.claims: list[dict[str, object]] = []
+        provenance = {
+            "notebook": notebook,
+            "study": study.name,
+            "parameters": parameters,
+            "images": dict(study.images),
+            "weights": weights.info(study.weights())["files"],
+            "epsilon": {name: study.epsilon(name) for name in study.networks},
+            "device": "cpu",
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        }
+        (self.folder / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+
+    def save(self, figure: Figure, name: str, rows: pd.DataFrame) -> None:
+        """Writes the figure as PNG (200 dpi) and PDF, without timestamps, and the rows behind it as CSV."""
+        figure.savefig(self.folder / f"{name}.png", dpi=200, metadata={"Software": None})
+        figure.savefig(self.folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        self.rows(name, rows)
+
+    def rows(self, name: str, rows: pd.DataFrame) -> pd.DataFrame:
+        """Writes rows as CSV to five digits and returns them."""
+        rows.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.5g", lineterminator="\n")
+        return rows
+
+    def claim(self, identity: str, **numbers: float) -> pd.DataFrame:
+        """Enters a claim with its measured numbers; the verdict follows from them by `claims.CRITERIA`.
+
+        Returns the ledger's rows of this notebook so far, for display.
+        """
+        rounded = {name: float(f"{value:.4g}") for name, value in numbers.items()}
+        known = claims.statement(identity)
+        self.claims.append(
+            {
+                "id": identity,
+                "claim": known["statement"],
+                "holds when": known["criterion"],
+                "verdict": claims.verdict(identity, numbers),
+                "numbers": "; ".join(f"{name} {value:g}" for name, value in rounded.items()),
+            }
+        )
+        return self.rows("claims", pd.DataFrame(self.claims))
+
+
+def paper(table: str) -> pd.DataFrame:
+    """A published table from data/paper."""
+    return pd.read_csv(paths.PAPER / f"{table}.csv")

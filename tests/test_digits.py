@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from gpcore.datasets import digits
+from gpcore.datasets.digits import CLASSES, EXAMPLES, GROUND, Digits, handwriting
+
+
+def test_a_mosaic_is_a_function_of_split_index_and_seed():
+    image, labels = Digits("train", 10)[7]
+    torch.manual_seed(99)
+    again, same = Digits("train", 5000)[7]
+    assert torch.equal(image, again)
+    assert torch.equal(labels, same)
+    for other in (Digits("train", 10)[6], Digits("val", 10)[7], Digits("train", 10, seed=1)[7]):
+        assert not torch.equal(image, other[0])
+
+
+def test_shapes_types_and_range():
+    image, labels = Digits("test", 3)[2]
+    assert (image.shape, image.dtype, labels.shape, labels.dtype) == (
+        (3, 96, 128),
+        torch.float32,
+        (96, 128),
+        torch.int64,
+    )
+    assert 0 <= image.min() < image.max() <= 1
+    assert 2 <= len(labels.unique()) <= 7
+
+
+def test_no_class_dominates():
+    data = Digits("train", 150)
+    share = torch.bincount(torch.cat([data[i][1].flatten() for i in range(150)]), minlength=11) / (150 * 96 * 128)
+    assert len(share) == len(CLASSES)
+    assert share.min() > 0.05
+    assert share.max() < 0.14
+
+
+def test_no_handwriting_is_shared_between_splits():
+    assert sorted(i for examples in EXAMPLES.values() for i in examples) == list(range(500))
+    assert handwriting().shape == (10, 500, 28, 28)
+    flat = handwriting().flatten(0, 1).flatten(1)
+    assert len(flat.unique(dim=0)) == 5000  # nor is any example there twice
+
+
+def test_every_region_shows_its_own_digit(monkeypatch):
+    """With one constant ink value per digit class, the ink found in a region tells its label."""
+    monkeypatch.setattr(digits, "handwriting", lambda: torch.arange(1.0, 11).view(10, 1, 1, 1).expand(10, 500, 28, 28))
+    drawn = []
+    monkeypatch.setattr(
+        digits, "_ink", lambda rng, mask, digit, examples: drawn.append((digit, mask)) or torch.zeros(3, 96, 128)
+    )
+    labels = Digits("val", 4)[3][1]
+    for digit, mask in drawn:
+        assert (labels[mask] == digit).all()
+    covered = torch.stack([mask for _, mask in drawn]).sum(0)
+    assert torch.equal(covered == 0, labels == GROUND)
+
+
+def test_ink_stays_where_the_digits_are():
+    """Without noise, a region's image differs from the plain ground by ink of one sign."""
+    import numpy as np
+
+    mask = torch.ones(96, 128, dtype=torch.bool)
+    for seed in range(5):
+        ink = digits._ink(np.random.default_rng(seed), mask, 3, EXAMPLES["train"])
+        assert ink.shape == (3, 96, 128)
+        assert ink.sum().abs() == pytest.approx(ink.abs().sum().item(), rel=1e-5)
+        assert 0.08 < (ink.abs().amax(0) > 0.1).float().mean() < 0.5
+
+
+def test_errors_name_what_came():
+    with pytest.raises(ValueError, match=r"split: got 'dev', expected one of train, val, test"):
+        Digits("dev", 3)
+    with pytest.raises(IndexError, match=r"got 3, expected 0 <= index < 3"):
+        Digits("val", 3)[3]

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models import vgg16
+
+from gpcore.networks import FCN, fcn_small, fcn_vgg16, load_imagenet_vgg16
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_parameter_counts():
+    assert count(fcn_vgg16(11)) == 17_351_265
+    assert count(fcn_small(11)) == 858_201
+
+
+@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 131), (96, 128)])
+def test_output_has_the_image_size(stride, size):
+    network = fcn_small(11, stride).eval()
+    images = torch.rand(2, 3, *size)
+    assert network(images).shape == (2, 11, *size)
+    assert [tuple(s.shape[-2:]) for s in network.scores(images)] == [
+        (-(-size[0] // s), -(-size[1] // s)) for s in (32, 16, 8) if s >= stride
+    ]
+
+
+def test_one_trunk_serves_three_strides():
+    fine = fcn_small(11, 8).eval()
+    images = torch.rand(1, 3, 70, 90)
+    for stride, logits in zip((32, 16, 8), fine.supervised(images), strict=True):
+        network = fcn_small(11, stride).eval()
+        network.load_state_dict(fine.state_dict())
+        assert torch.allclose(network(images), logits, atol=1e-6)
+
+
+def test_scores_add_up_the_skips():
+    """FCN-8s = up(up(up(score_fr) + score_pool4) + score_pool3), the forward pass written out by hand."""
+    network = fcn_small(4).eval()
+    images = torch.rand(1, 3, 64, 96)
+
+    def layer(name, x):
+        return torch.relu(getattr(network, f"{name}_bn")(getattr(network, name)(x)))
+
+    def up(x, factor):
+        return nn.functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+    x, pools = (images - 0.5) / 0.25, []
+    for names in (["conv1_1"], ["conv2_1"], *([f"conv{s}_1", f"conv{s}_2"] for s in (3, 4, 5))):
+        for name in names:
+            x = layer(name, x)
+        x = nn.functional.max_pool2d(x, 2)
+        pools.append(x)
+    x = network.score_fr(layer("fc7", layer("fc6", x)))
+    expected = up(up(up(x, 2) + network.score_pool4(pools[3]), 2) + network.score_pool3(pools[2]), 8)
+    assert torch.allclose(network(images), expected, atol=1e-5)
+
+
+def test_imagenet_weights_reach_every_convolution():
+    source = vgg16(weights=None).features
+    network = fcn_vgg16(11)
+    load_imagenet_vgg16(network, source.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    x = (images - network.mean) / network.std
+    for names in network.stages:
+        x = network._run(names, x)
+    with torch.no_grad():
+        assert torch.allclose(x, source((images - network.mean) / network.std), atol=1e-4)
+    with pytest.raises(ValueError, match="features: got 13 convolutions, expected 8"):
+        load_imagenet_vgg16(fcn_small(11), source.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stride": 4}, "stride: got 4, expected 32, 16 or 8"),
+        ({"stages": [(8, 1)] * 4}, "stages: got 4 stages, expected 5"),
+    ],
+)
+def test_errors(change, message):
+    with pytest.raises(ValueError, match=message):
+        FCN(**{"classes": 3, "stages": [(8, 1)] * 5, "fc": 8} | change)

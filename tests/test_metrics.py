@@ -1,0 +1,100 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+from torchmetrics import JaccardIndex
+
+from gpcore import metrics, tables
+
+VOID = 7
+
+
+@pytest.fixture
+def maps():
+    generator = torch.Generator().manual_seed(3)
+    predicted = torch.randint(5, (4, 20, 30), generator=generator)
+    labels = torch.randint(5, (4, 20, 30), generator=generator)
+    return predicted, labels.masked_fill(torch.rand(labels.shape, generator=generator) < 0.2, VOID)
+
+
+def test_confusion_is_sklearns(maps):
+    predicted, labels = maps
+    known = labels != VOID
+    assert np.array_equal(
+        metrics.confusion(predicted, labels, 5, VOID),
+        confusion_matrix(labels[known], predicted[known], labels=range(5)),
+    )
+
+
+@pytest.mark.parametrize("average", ["macro", "none"])
+def test_iou_is_torchmetrics(maps, average):
+    theirs = JaccardIndex(task="multiclass", num_classes=5, ignore_index=VOID, average=average)(*maps)
+    matrix = metrics.confusion(*maps, 5, VOID)
+    ours = metrics.miou(matrix) if average == "macro" else metrics.class_iou(matrix)
+    assert torch.allclose(ours, theirs.double(), atol=1e-6)
+
+
+def test_hand_counted():
+    matrix = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # the third class never occurs
+    assert torch.allclose(metrics.class_iou(matrix)[:2], torch.tensor([3 / 6, 4 / 7]).double())
+    assert metrics.miou(matrix).item() == pytest.approx((3 / 6 + 4 / 7) / 2)
+    assert metrics.accuracy(matrix).item() == pytest.approx(7 / 10)
+
+
+def test_confusion_names_unequal_shapes():
+    with pytest.raises(ValueError, match=r"predicted: got shape \[2, 3\].*\[3, 2\]"):
+        metrics.confusion(torch.zeros(2, 3).long(), torch.zeros(3, 2).long(), 2, VOID)
+
+
+def test_boundary_distance_by_hand():
+    labels = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
+    expected = torch.tensor([[3, 2, 1, 1], [3, 2, 1, 1], [10**0.5, 5**0.5, 2**0.5, 1]]).double()
+    assert torch.allclose(metrics.boundary_distance(labels), expected)
+    assert metrics.boundary_distance(torch.zeros(2, 2)).isinf().all()
+
+
+def test_bootstrap_of_a_mean_has_the_normal_interval():
+    sample = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
+    value, low, high = metrics.bootstrap(torch.mean, sample, resamples=4000)
+    half = 1.96 * sample.std().item() / 20
+    assert value == pytest.approx(sample.mean().item())
+    assert (high - value, value - low) == (pytest.approx(half, rel=0.08), pytest.approx(half, rel=0.08))
+
+
+def test_gain_is_paired():
+    # every image gains the same two pixels: the difference of two unpaired samples would spread, the paired gain hardly does
+    generator = torch.Generator().manual_seed(0)
+    hits = torch.randint(20, 60, (50,), generator=generator)
+    before = torch.stack([torch.tensor([[h, 80 - h], [0, 80]]) for h in hits])
+    after = before + torch.tensor([[2, -2], [0, 0]])
+    value, low, high = metrics.gain(before, after)
+    assert low < value < high
+    assert value > 0
+    assert high - low < 0.1 < metrics.score(before).high - metrics.score(before).low
+
+
+def test_gain_table_starts_at_zero():
+    counts = torch.randint(1, 50, (3, 6, 2, 2), generator=torch.Generator().manual_seed(1))
+    rows = tables.gain_table({"a": counts}, [0.0, 1.0, 2.0], base=0)
+    assert rows.loc[0, ["gain", "low", "high"]].tolist() == [0, 0, 0]
+    assert rows.loc[2, "gain"] == pytest.approx(
+        100 * float(metrics.miou(counts[2].sum(0)) - metrics.miou(counts[0].sum(0)))
+    )
+
+
+def test_distance_medians_and_shares_by_hand():
+    rows = pd.DataFrame(
+        [(0, "corrected", 0, 1), (0, "corrected", 2, 4), (1, "corrected", 5, 1), (1, "newly wrong", 1, 2)],
+        columns=["image", "kind", "distance", "pixels"],
+    )
+    median = tables.distance_medians(rows).set_index("kind")
+    assert median["pixels"].to_dict() == {"corrected": 6, "newly wrong": 2}
+    assert median["median"].to_dict() == {"corrected": 2.5, "newly wrong": 1.5}
+    shares = tables.distance_shares(rows, edges=(0, 2, 4)).set_index(["kind", "distance"])["share"]
+    assert [shares["corrected", d] for d in (0, 2, 4)] == [
+        pytest.approx(100 / 6),
+        pytest.approx(400 / 6),
+        pytest.approx(100 / 6),
+    ]
+    assert shares["newly wrong", 0] == 100

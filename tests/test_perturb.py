@@ -1,0 +1,640 @@
+"""Guided perturbation against numbers worked out by hand, finite differences, foolbox and captum."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from gpcore import Guided, GuidedPerturbation, guide, sweep
+from gpcore.perturb import logit_signal, pseudo_labels
+
+LOG3 = math.log(3)
+STRATEGIES = ["onehot", "top2", "uniform", "random", "random-image"]
+KINDS = pytest.mark.parametrize("kind", ["segment", "classify"])
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_on_one_core() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Wired(nn.Module):
+    """Any layers in any wiring; `dynamic` adds control flow that torch.fx cannot follow."""
+
+    def __init__(self, wiring: Callable[..., Any], *, dynamic: bool = False, **layers: nn.Module) -> None:
+        super().__init__()
+        self.wiring, self.dynamic = wiring, dynamic
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.dynamic and x.sum() > 1e9:
+            raise AssertionError
+        return self.wiring(self, x)
+
+
+def front(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    return (stem := m.stem(x).tanh()), m.mid(stem)
+
+
+def back(m: Any, stem: Tensor, h: Tensor) -> Tensor:
+    return m.drop(m.head(m.act(h))) + m.side(h * 2) + m.skip(stem)
+
+
+def plain(m: Any, x: Tensor) -> Tensor:
+    return back(m, *front(m, x))
+
+
+def named(m: Any, x: Tensor) -> dict[str, Tensor]:
+    stem, h = front(m, x)
+    return {"out": back(m, stem, h), "aux": m.side(stem)}
+
+
+def skips(wiring: Callable[..., Any] = plain, *, drop: float = 0.0, dynamic: bool = False) -> Any:
+    """stem -> mid -> logits, which read mid's output twice and the stem's once."""
+    heads = {name: nn.Conv2d(5, 4, 3, padding=1) for name in ("head", "side", "skip")}
+    mid = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.Dropout(drop), nn.Tanh(), nn.Conv2d(6, 5, 1))
+    layers = {"mid": mid, "act": nn.ReLU(), "drop": nn.Dropout(drop), "idle": nn.ModuleList([nn.ReLU()]), **heads}
+    return Wired(wiring, dynamic=dynamic, stem=nn.Conv2d(3, 5, 3, padding=1), **layers).double().eval()
+
+
+class Guarded(nn.Module):
+    """A 1x1 convolution that counts its backward passes and refuses to compute its weight's gradient."""
+
+    calls = 0
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return guarded(x, self.weight)
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return torch.einsum("bchw,kc->bkhw", x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        Guarded.calls += 1
+        assert not ctx.needs_input_grad[1], "a parameter's gradient was asked for"
+        return torch.einsum("bkhw,kc->bchw", grad, ctx.saved_tensors[0]), None
+
+
+@torch.fx.wrap  # or tracing would look inside and lose the guard
+def guarded(x: Tensor, weight: Tensor) -> Tensor:
+    return Product.apply(x, weight)
+
+
+def network(kind: str, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    last = [nn.Flatten(), nn.Linear(6 * 4 * 5, 4)] if kind == "classify" else [nn.Conv2d(6, 4, 3, padding=1)]
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), *last).double().eval()
+    for parameter in model.parameters():
+        parameter.data *= 2
+    return model
+
+
+def pictures(batch: int = 2, seed: int = 0) -> Tensor:
+    """Multiples of 1/64, so that adding 1/32 is exact."""
+    return torch.randint(16, 49, (batch, 3, 4, 5), generator=torch.Generator().manual_seed(seed)).double() / 64
+
+
+def given(labels: str, logits: Tensor) -> Any:
+    """A strategy's name, or a random label `map` (a quarter void where there are pixels) or `distribution`."""
+    if labels == "map":
+        chosen = torch.randint(4, logits[:, 0].shape)
+        return chosen.masked_fill(torch.rand(chosen.shape) < 0.25, 255) if logits.dim() == 4 else chosen
+    return torch.rand_like(logits).softmax(1) if labels == "distribution" else labels
+
+
+def loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of every image, summed over its pixels; a zero target counts nothing."""
+    return -(target * logits.log_softmax(1)).flatten(1).sum(1)
+
+
+def uphill(run: Callable[[Tensor], Tensor], x: Tensor, labels: str = "onehot") -> Tensor:
+    """Minus the gradient of the loss at x."""
+    logits = run(x := x.detach().clone().requires_grad_())
+    return -torch.autograd.grad(loss(logits, pseudo_labels(logits.detach(), labels)).sum(), x)[0]
+
+
+def close(ours: Any, theirs: Any, tolerance: float = 1e-12) -> None:
+    assert_close(ours, theirs, atol=tolerance, rtol=0)
+
+
+def state(model: nn.Module) -> list[Any]:
+    """All that must be as it was found, in comparable form."""
+    modules = [(sorted(v := vars(m)), m.training, [len(v[k]) for k in v if "hooks" in k]) for m in model.modules()]
+    parameters = [(p.tolist(), p.requires_grad, p.is_leaf, str(p.grad)) for p in model.parameters()]
+    buffers = [(name, buffer.tolist()) for name, buffer in model.named_buffers()]
+    numbers = [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
+    return [modules, parameters, buffers, numbers, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")]
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    found = state(model)
+    try:
+        yield
+    finally:
+        assert state(model) == found
+
+
+@pytest.mark.parametrize(
+    ("y", "best", "exact", "printed"),
+    [
+        (".2 .6 .07 .1 .03", None, "0 -.08 .026 .02 .034", [0, -80, 26, 20, 34]),
+        (".2 .6 .07 .1 .03", 1, "-.12 .24 -.042 -.06 -.018", [-120, 240, -42, -60, -18]),
+        (".35 .1 .45 .06 .04", None, "-.03 .02 -.05 .028 .032", [-30, 20, -50, 28, 32]),
+        (".35 .1 .45 .06 .04", 2, "-.1575 -.045 .2475 -.027 -.018", [-157, -45, 247, -27, -18]),
+    ],
+)
+def test_figure_9(y: str, best: int | None, exact: str, printed: list[int]) -> None:
+    prediction = [Fraction(v) for v in y.split()]
+    label = [Fraction(1, 5) if best is None else Fraction(k == best) for k in range(5)]
+    weight = sum(a * b for a, b in zip(label, prediction, strict=True))
+    signal = [weight * (a - b) for a, b in zip(label, prediction, strict=True)]
+    assert signal == [Fraction(v) for v in exact.split()]
+    assert [math.trunc(1000 * v) for v in signal] == printed  # thousandths, truncated
+    logits = torch.tensor([[float(v) for v in prediction]], dtype=torch.float64).log()
+    target = pseudo_labels(logits, "uniform" if best is None else "onehot")
+    close(target[0].tolist(), [float(v) for v in label])
+    close(logit_signal(logits, target, "eq5")[0].tolist(), [float(v) for v in signal], 1e-15)
+
+
+def test_eq5_is_the_gradient_of_the_labels_probability_only_if_one_hot() -> None:
+    logits = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    for labels in (*STRATEGIES, "distribution"):
+        target = pseudo_labels(logits.detach(), given(labels, logits))
+        gradient = torch.autograd.grad((target * logits.softmax(1)).sum(), logits)[0]
+        same = torch.allclose(logit_signal(logits.detach(), target, "eq5"), gradient, rtol=0, atol=1e-14)
+        assert same is (labels in ("onehot", "random", "random-image"))
+
+
+def test_pseudo_labels() -> None:
+    logits = torch.tensor([[1.0, 3, 2, 0], [5, 0, 0, 4]])
+    assert pseudo_labels(logits, "onehot").tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    assert pseudo_labels(logits, "top2").tolist() == [[0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5]]
+    assert pseudo_labels(logits, "uniform").tolist() == [[0.25] * 4] * 2
+    target = pseudo_labels(torch.zeros(2, 4, 1, 2), torch.tensor([[[2, 255]], [[0, 3]]]))
+    assert target[:, :, 0].mT.tolist() == [[[0, 0, 1, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 1]]]
+    void = pseudo_labels(logits, torch.tensor([7, 1]), void=7)
+    assert void.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
+    assert all(logit_signal(logits, void, signal)[0].tolist() == [0, 0, 0, 0] for signal in ("ce", "eq5"))
+    close(logit_signal(logits, void), torch.tensor([[0.0], [1]]) * (void - logits.softmax(1)), 1e-7)
+    assert torch.equal(pseudo_labels(logits, logits.softmax(1)), logits.softmax(1))
+
+
+def test_random_pseudo_labels() -> None:
+    logits, found = torch.zeros(500, 4, 8, 8), torch.get_rng_state()
+    for labels, tolerance in [("random", 0.013), ("random-image", 0.1)]:  # five standard deviations
+        target, again, other = (pseudo_labels(logits, labels, seed=seed) for seed in (1, 1, 2))
+        assert torch.equal(target, again)
+        assert not torch.equal(target, other)
+        assert torch.equal(target.sort(1).values, torch.tensor([0.0, 0, 0, 1]).view(1, 4, 1, 1).expand_as(target))
+        close(target.mean((0, 2, 3)), torch.full((4,), 0.25), tolerance)
+        assert torch.equal(target, target[:, :, :1, :1].expand_as(target)) is (labels == "random-image")
+    assert torch.equal(torch.get_rng_state(), found)
+
+
+# Logits (0, log 3) at x = (1, 1).
+LINEAR = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+LINEAR[1].weight.data, LINEAR[1].bias.data = torch.tensor([[2.0, -1], [4, -5]]), torch.tensor([-1, 1 + LOG3])
+# Class 0 scores relu(log 3 (x' - x)) and class 1 relu(log 3 (2 x - 3)): (log 3, 0) and (0, log 3) at x = (1, 2, 1).
+CONV = nn.Sequential(nn.Conv2d(1, 2, (1, 2)), nn.ReLU())
+CONV[0].weight.data = LOG3 * torch.tensor([[[[-1.0, 1]]], [[[2, 0]]]])
+CONV[0].bias.data = LOG3 * torch.tensor([0.0, -3])
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "labels", "ce", "weight"),
+    [
+        (LINEAR, [1, 1], "onehot", [0.5, -1], 0.75),
+        (LINEAR, [1, 1], torch.tensor([0]), [-1.5, 3], 0.25),
+        (LINEAR, [1, 1], "uniform", [-0.5, 1], 0.5),
+        (CONV, [1, 2, 1], "onehot", [-LOG3 / 4, 3 * LOG3 / 4, 0], 0.75),
+        (CONV, [1, 2, 1], torch.tensor([[[1, 0]]]), [0.75 * LOG3, -2.25 * LOG3, 0], 0.25),
+        (CONV, [1, 2, 1], torch.tensor([[[1, 255]]]), [0.75 * LOG3, -0.75 * LOG3, 0], 0.25),
+    ],
+)
+def test_one_layer_by_hand(model: Any, x: list[float], labels: Any, ce: list[float], weight: float) -> None:
+    images = torch.tensor([[[x]]], dtype=torch.float32)
+    for signal, g in [("ce", torch.tensor([[[ce]]])), ("eq5", weight * torch.tensor([[[ce]]]))]:
+        for direction, unit in [("sign", g.sign()), ("linf", g / g.abs().max()), ("l2", g / g.pow(2).sum().sqrt())]:
+            out = guide(model, images, 0.25, labels=labels, signal=signal, direction=direction)
+            close(out.signal, g, 1e-6)
+            close(out.images, images + 0.25 * unit, 1e-6)
+            close(out.before, torch.tensor([[0, LOG3]] if model is LINEAR else [[[[LOG3, 0]], [[0, LOG3]]]]), 1e-6)
+            close(out.after, model(out.images).detach(), 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@KINDS
+@pytest.mark.parametrize("labels", ["onehot", "top2", "uniform", "random", "map", "distribution"])
+def test_finite_differences(labels: str, kind: str, seed: int) -> None:
+    model, images = network(kind, seed), pictures(seed=seed)
+    logits = model(images).detach()
+    chosen, y = given(labels, logits), logits.softmax(1)
+    target = pseudo_labels(logits, chosen, seed=seed)
+    held = (target * y).sum(1, keepdim=True) * (target - y * target.sum(1, keepdim=True))
+    measures = {"ce": lambda z, i: -loss(z, target[i]), "eq5": lambda z, i: (z * held[i]).flatten(1).sum(1)}
+    nudges = 1e-5 * torch.eye(60, dtype=torch.float64).view(60, 3, 4, 5)
+    for signal, measure in measures.items():
+        out = guide(model, images, 0.01, labels=chosen, signal=signal, seed=seed)
+        for i in range(2):
+            rise = measure(model(images[i] + nudges), i) - measure(model(images[i] - nudges), i)
+            assert_close(out.signal[i].flatten(), rise.detach() / 2e-5, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", ["onehot", "top2", "uniform"])
+@KINDS
+def test_loss_falls_as_predicted(kind: str, labels: str) -> None:
+    model, images, errors = network(kind, 3), pictures(), []
+    for epsilon in (1e-3, 5e-4):
+        out = guide(model, images, epsilon, labels=labels)
+        target = pseudo_labels(out.before, labels)
+        fall = loss(out.before, target) - loss(out.after, target)
+        errors.append((fall / (epsilon * out.signal.abs().flatten(1).sum(1)) - 1).abs())
+    assert (errors[0] < 0.05).all()
+    close(errors[1] / errors[0], torch.full_like(errors[0], 0.5), 0.05)
+
+
+@pytest.mark.parametrize("at", [None, "0", "1"])
+@KINDS
+def test_epsilon_zero_is_the_identity(kind: str, at: str | None) -> None:
+    model, images = network(kind), pictures()
+    out = guide(model, images, 0.0, at=at)
+    assert torch.equal(out.images, images if at is None else model[: int(at) + 1](images))
+    assert torch.equal(out.after, out.before)
+    assert torch.equal(out.before, model(images))
+    assert out.signal.any()
+
+
+@pytest.mark.parametrize("epsilon", [1 / 32, -1 / 32])
+def test_distance_is_epsilon_where_there_is_a_gradient(epsilon: float) -> None:
+    model, images = network("segment"), pictures()
+    model[0].weight.data[:, 2] = 0  # the third channel is never looked at
+    for direction, order in [("sign", math.inf), ("linf", math.inf), ("l2", 2)]:
+        out = guide(model, images, epsilon, direction=direction)
+        step = out.images - images
+        assert not step[:, 2].any()
+        assert torch.equal(step.sign(), out.signal.sign() * math.copysign(1, epsilon))
+        close(step.flatten(1).norm(order, dim=1).tolist(), [1 / 32, 1 / 32], 1e-15)
+        assert direction != "sign" or step[:, :2].abs().unique().tolist() == [1 / 32]
+
+
+@pytest.mark.parametrize("direction", ["sign", "linf", "l2"])
+def test_zero_and_tiny_gradients(direction: str) -> None:
+    model, images = network("segment").float(), pictures().float()
+    labels = torch.tensor([255, 0]).view(2, 1, 1).expand(2, 4, 5)
+    out = guide(model, images, 0.5, labels=labels, direction=direction)
+    assert torch.equal(out.images[0], images[0])
+    assert not torch.equal(out.images[1], images[1])
+    assert out.images.isfinite().all()
+    assert torch.equal(out.after[0], out.before[0])
+    model[2].weight.data *= 1e-28  # squares of this gradient vanish in float32
+    step = (guide(model, images, 0.5, direction=direction).images - images).flatten(1)
+    close(step.norm(2 if direction == "l2" else math.inf, dim=1).tolist(), [0.5, 0.5], 1e-5)
+
+
+@pytest.mark.parametrize("at", [None, "0"])
+@KINDS
+@pytest.mark.parametrize("labels", [*STRATEGIES, "map", "distribution"])
+def test_a_batch_is_its_images_singly(labels: str, kind: str, at: str | None) -> None:
+    model, images = network(kind), pictures(3)
+    chosen = given(labels, model(images).detach())
+    for direction in ("sign", "linf", "l2"):
+        together, singly = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+        batch = guide(model, images, 0.02, labels=chosen, direction=direction, at=at, seed=together)
+        for i in range(3):
+            label = chosen if isinstance(chosen, str) else chosen[i : i + 1]
+            one = guide(model, images[i : i + 1], 0.02, labels=label, direction=direction, at=at, seed=singly)
+            for name in ("before", "after", "images", "signal"):
+                close(getattr(batch, name)[i], getattr(one, name)[0])
+
+
+@pytest.mark.parametrize("bounds", [None, (0.2, 0.7)])
+def test_steps_and_bounds(bounds: tuple[float, float] | None) -> None:
+    model, images = network("segment", 2), pictures()
+    logits, ends = model(images), []
+    for renew in (True, False):
+        x, labels, g = images.clone(), logits.argmax(1), images
+        for _ in range(4):
+            z = model(x.requires_grad_())
+            labels = z.argmax(1) if renew else labels
+            (g,) = torch.autograd.grad(cross_entropy(z, labels, reduction="sum"), x)
+            x = (x.detach() + 0.1 * g.sign()).clip(*(bounds or (-9, 9)))
+        out = guide(model, images, -0.1, steps=4, renew=renew, bounds=bounds)
+        close((out.before, out.images, out.signal, out.after), tuple(t.detach() for t in (logits, x, -g, model(x))))
+        inside = [guide(model, images, -0.1, steps=4, renew=renew, at="0")]
+        inside.append(guide(model[1:], model[0](images).detach(), -0.1, steps=4, renew=renew))
+        close(*(tuple(vars(each).values()) for each in inside))
+        ends.append(x)
+    assert not torch.equal(*ends)  # the adversary has changed a prediction on the way
+
+
+@pytest.mark.filterwarnings("ignore")  # both libraries warn when imported
+@pytest.mark.parametrize("epsilon", [0.03, 0.3])
+@KINDS
+def test_fgsm_of_foolbox_and_captum(kind: str, epsilon: float) -> None:
+    import captum.robust
+    import foolbox
+
+    model, images = network(kind).float(), pictures(4).float()
+    labels = given("map", model(images))
+    ours = guide(model, images, -epsilon, labels=labels).images
+    fgsm = captum.robust.FGSM(model, lambda z, y: cross_entropy(z, y, reduction="sum", ignore_index=255)[None])
+    close(ours, fgsm.perturb(images, epsilon, labels), 1e-6)
+    close((ours - images).abs(), torch.full_like(images, epsilon), 1e-6)
+    if kind == "classify":
+        attack = foolbox.attacks.LinfFastGradientAttack(random_start=False)
+        wrapped = foolbox.PyTorchModel(model, bounds=(-10, 10), device="cpu")
+        close(ours, attack.run(wrapped, images, foolbox.criteria.Misclassification(labels), epsilon=epsilon), 1e-6)
+    else:
+        assert (labels == 255).any()
+        labels[labels == 255] = 9
+        assert torch.equal(guide(model, images, -epsilon, labels=labels, void=9).images, ours)
+
+
+CUTS: dict[str, Any] = {
+    "stem": (lambda m, x: (m.stem(x),), lambda m, h: back(m, h.tanh(), m.mid(h.tanh()))),
+    "mid.0": (lambda m, x: (m.stem(x).tanh(), m.mid[0](m.stem(x).tanh())), lambda m, s, h: back(m, s, m.mid[1:](h))),
+    "mid.3": (front, back),
+    "mid": (front, back),
+}
+
+
+@pytest.mark.parametrize("at", CUTS)
+@pytest.mark.parametrize("wiring", [plain, named])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_at_a_layer_is_the_network_cut_by_hand(at: str, wiring: Any, dynamic: bool) -> None:
+    model, images, (first, rest) = skips(wiring, dynamic=dynamic), pictures(), CUTS[at]
+    with torch.no_grad():
+        *kept, h = first(model, images)
+    for labels in ("onehot", "uniform"):
+        g = uphill(lambda x: rest(model, *kept, x), h, labels)
+        out = guide(model, images, 0.05, at=at, labels=labels)
+        close((out.signal, out.images), (g, h + 0.05 * g.sign()))
+        close((out.before, out.after), tuple(rest(model, *kept, x).detach() for x in (h, out.images)))
+        assert out.repeated is dynamic
+        assert not guide(model, images, 0.05).repeated
+
+
+def test_what_runs_how_often() -> None:
+    model, images, counts = skips(), pictures(), dict[str, int]()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: counts.update({name: counts.get(name, 0) + 1}))
+    for at in ("mid", "mid.3", None):
+        for steps in (1, 3):
+            for run, options in [(guide, {"epsilon": 0.1, "steps": steps}), (sweep, {"epsilons": [0.1] * steps})]:
+                counts.clear()
+                result = run(model, images, at=at, **options)
+                assert isinstance(result, Guided) or len(list(result)) == steps
+                assert {counts[name] for name in ("act", "head", "side", "drop")} == {1 + steps}
+                assert {counts[name] for name in ("stem", "mid.0", "mid.3")} == {1 if at else 1 + steps}
+
+
+@pytest.mark.parametrize("at", [None, "1", "3"])
+def test_layers_in_place_change_nothing(at: str | None) -> None:
+    convs = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)]
+    separate, inplace = (
+        nn.Sequential(nn.ELU(inplace=i), *(m for conv in convs for m in (conv, nn.ELU(inplace=i)))).double()
+        for i in (False, True)
+    )
+    images = pictures() - 0.5
+    for steps in (1, 2):
+        expected = guide(separate, pictures() - 0.5, 0.1, at=at, steps=steps)
+        close(vars(guide(inplace, images, 0.1, at=at, steps=steps)), vars(expected))
+        assert torch.equal(images, pictures() - 0.5)
+    (_, logits), _ = sweep(inplace, images, [0.1, 0.2], at=at)
+    close(logits, guide(separate, images, 0.1, at=at).after)
+
+
+LRASPP, RESNET = torchvision.models.segmentation.lraspp_mobilenet_v3_large, torchvision.models.resnet18
+
+
+@pytest.mark.parametrize(
+    ("build", "at"),
+    [(LRASPP, None), (LRASPP, "backbone.6"), (LRASPP, "classifier.cbr"), (RESNET, None), (RESNET, "layer2")],
+)
+def test_torchvision_networks(build: Any, at: str | None) -> None:
+    model = build(weights=None, **({"weights_backbone": None} if build is LRASPP else {})).double().eval()
+    images, seen = torch.rand(1, 3, 64, 64, dtype=torch.float64), list[Tensor]()
+    module = model.get_submodule(at) if at else nn.Identity()
+
+    def rest(x: Tensor) -> Tensor:
+        with module.register_forward_hook(lambda *_: x.clone()):  # as if the module had answered x
+            out = model(images if at else x)
+        return out["out"] if build is LRASPP else out
+
+    with module.register_forward_hook(lambda *args: seen.append(args[2].detach().clone())):
+        (model if at else module)(images)
+    out, g = guide(model, images, 0.01, at=at), uphill(rest, seen[0])
+    scale = g.abs().max()
+    close(out.signal / scale, g / scale, 1e-9)
+    close(out.images, seen[0] + 0.01 * out.signal.sign())
+    close((out.before, out.after), (rest(seen[0]).detach(), rest(out.images).detach()), 1e-9)
+    assert not out.repeated
+    assert scale > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"at": "1", "labels": "top2"}, {"bounds": (0.3, 0.6), "direction": "l2"}])
+def test_sweep_is_guide_per_epsilon_with_one_backward(options: dict[str, Any]) -> None:
+    model, images = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), Guarded(6, 4)).double(), pictures()
+    epsilons, Guarded.calls = [-0.2, 0.0, 0.01, 0.3], 0
+    swept = list(sweep(model, images, iter(epsilons), **options))
+    assert Guarded.calls == 1
+    assert [epsilon for epsilon, _ in swept] == epsilons
+    for epsilon, logits in swept:
+        close(logits, guide(model, images, epsilon, **options).after)
+    with untouched(model):
+        unfinished = sweep(model, images, epsilons, **options)
+        with untouched(model):  # also between two epsilons
+            next(unfinished)
+        del unfinished
+
+
+@pytest.mark.parametrize("at", [None, "mid"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_module_returns_what_the_model_returns(at: str | None, dynamic: bool) -> None:
+    model, images = skips(named, dynamic=dynamic), pictures()
+    out = guide(model, images, 0.1, at=at, labels="top2")
+    result = GuidedPerturbation(model, 0.1, at=at, labels="top2")(images)
+    aux = model(images if at else out.images)["aux"].detach()  # it reads the stem, not mid
+    assert type(result) is dict
+    assert list(result) == ["out", "aux"]
+    close((result["out"], result["aux"]), (out.after, aux))
+    model.wiring = plain
+    close(GuidedPerturbation(model, 0.1, at=at, labels="top2")(images), out.after)
+    assert not torch.allclose(out.after, out.before)
+
+
+def test_module_is_an_ordinary_module() -> None:
+    model, images = skips().float(), pictures()
+    better = GuidedPerturbation(model, epsilon=0.1)
+    assert set(better.state_dict()) == {f"model.{name}" for name in model.state_dict()}
+    assert better.train().model.mid.training
+    assert not better.eval().model.mid.training
+    chained = nn.Sequential(better, nn.Softmax(1)).to(torch.float64)(images)
+    close(chained, guide(model, images, 0.1).after.softmax(1))
+
+
+@pytest.mark.parametrize("at", [None, "3", "1"])
+@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_untouched(at: str | None, failing: int, training: bool) -> None:
+    def fail(module: Any, *_: Any) -> None:
+        passes.append(module)
+        if len(passes) == failing:
+            raise KeyError("from inside")
+
+    halves = [m for c in (3, 6) for m in (nn.Conv2d(c, 6, 2), nn.BatchNorm2d(6), nn.Dropout())]
+    model, passes = nn.Sequential(*halves, nn.Conv2d(6, 4, 1)).double(), list[Any]()
+    model(pictures()).sum().backward()
+    model.train(training)[4].eval()
+    model[0].weight.requires_grad_(False)
+    model[3].weight.grad = None
+    model[6].register_forward_hook(fail)
+    images = pictures().requires_grad_()
+    with untouched(model):
+        if failing:
+            with pytest.raises(KeyError, match="from inside"):
+                guide(model, images, 0.1, at=at, labels="random")
+        else:
+            out = guide(model, images, 0.1, at=at, labels="random", steps=2)
+            assert not any(x.requires_grad for x in (out.before, out.after, out.images, out.signal))
+    assert images.requires_grad
+    assert images.grad is None
+    assert torch.equal(images, pictures())
+
+
+@pytest.mark.parametrize("at", [None, "stem", "mid"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_every_pass_draws_the_same_dropout(at: str | None, dynamic: bool) -> None:
+    model, images = skips(drop=0.5, dynamic=dynamic).train(), pictures()
+    with untouched(model):
+        out = guide(model, images, 0.0, at=at, steps=2)
+    expected = model(images).detach()
+    close((out.before, out.after), (expected, expected))
+    assert not torch.allclose(model(images), expected)
+
+
+@pytest.mark.parametrize("at", [None, "0", "1"])
+def test_no_parameter_gets_a_gradient(at: str | None) -> None:
+    model, images = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), Guarded(6, 4)).double(), pictures()
+    with pytest.raises(AssertionError, match="was asked for"):
+        model(images).sum().backward()  # the guard works
+    expected = guide(model, images, 0.1, at=at)
+    with torch.no_grad():
+        assert torch.equal(guide(model, images, 0.1, at=at).images, expected.images)
+        assert not torch.is_grad_enabled()
+        assert expected.signal.any()
+
+
+@pytest.mark.parametrize("at", [None, "0"])
+def test_autocast(at: str | None) -> None:
+    model, images = network("segment").float(), pictures().float()
+    exact = guide(model, images, 0.05, at=at)
+    with torch.autocast("cpu", torch.bfloat16), untouched(model):
+        out = guide(model, images, 0.05, at=at)
+    for name in ("before", "after"):
+        ours, theirs = getattr(out, name), getattr(exact, name)
+        assert ours.is_floating_point()
+        assert not torch.equal(ours.float(), theirs)
+        close(ours.float(), theirs, 0.1)
+    assert torch.cosine_similarity(out.signal.float().flatten(), exact.signal.flatten(), 0) > 0.99
+    assert at or out.images.dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("at", [None, "mid"])
+@pytest.mark.parametrize("labels", STRATEGIES)
+def test_cuda_gives_the_same(labels: str, at: str | None) -> None:
+    model, images, found = skips(), pictures(), torch.cuda.get_rng_state()
+    expected = guide(model, images, 0.05, labels=labels, at=at, seed=torch.Generator().manual_seed(4))
+    out = guide(model.cuda(), images.cuda(), 0.05, labels=labels, at=at, seed=torch.Generator().manual_seed(4))
+    assert torch.equal(torch.cuda.get_rng_state(), found)
+    for name in ("before", "after", "images", "signal"):
+        close(getattr(out, name).cpu(), getattr(expected, name), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epsilon": math.nan}, "epsilon.*nan"),
+        ({"epsilon": -math.inf}, "epsilon.*inf"),
+        ({"images": torch.zeros(3, 4, 6)}, r"images.*3\D+4\D+6"),
+        ({"images": torch.zeros(1, 3, 4, 5, dtype=torch.uint8)}, "images.*uint8"),
+        ({"images": pictures().index_fill(2, torch.tensor([1]), math.nan)}, "(?i)images.*(nan|finite)"),
+        ({"images": pictures().index_fill(2, torch.tensor([1]), math.inf)}, "(?i)images.*(inf|finite)"),
+        ({"labels": torch.zeros(2, 4, 6, dtype=torch.int64)}, r"labels.*2\D+4\D+6"),
+        ({"labels": torch.full((2, 4, 5), 17)}, "labels.*17"),
+        ({"labels": torch.full((2, 4, 5), -1)}, "labels.*-1"),
+        ({"labels": torch.full((2, 4, 5), 255), "void": 254}, "labels.*255"),
+        ({"labels": torch.full((2, 4, 4, 5), 0.3)}, r"labels.*(1\.2|sum)"),
+        ({"labels": torch.full((2, 4, 4, 6), 0.25)}, r"labels.*2\D+4\D+4\D+6"),
+        ({"labels": "best"}, "labels.*best.*onehot"),
+        ({"signal": "mse"}, "signal.*mse.*eq5"),
+        ({"direction": "l1"}, "direction.*l1.*l2"),
+        ({"steps": 0}, "steps.*0"),
+        ({"at": "steem"}, "at.*steem.*stem"),
+        ({"at": "mid.7"}, r"at.*mid\.7.*mid\.\d"),
+        ({"at": "idle.0"}, r"at.*idle\.0"),
+        ({"at": "mid", "bounds": (0, 1)}, "bounds.*at"),
+    ],
+)
+def test_mistakes_are_named(wrong: dict[str, Any], message: str) -> None:
+    options = {"images": pictures(), "epsilon": 0.1} | wrong
+    for model in (skips(), skips(dynamic=True)):
+        with untouched(model), pytest.raises(ValueError, match=message):
+            guide(model, **options)
+        many = {key: value for key, value in options.items() if key != "epsilon"}
+        with untouched(model), pytest.raises(ValueError if "steps" not in wrong else TypeError):
+            list(sweep(model, epsilons=[0.1, options["epsilon"]], **many))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("at", "message"), [("act", "act.*(once|twice|2)"), ("side", "(depend|reach).*side|side.*reach")]
+)
+def test_layers_that_cannot_be_perturbed(at: str, message: str, dynamic: bool) -> None:
+    def wiring(m: Any, x: Tensor) -> dict[str, Tensor]:
+        h = m.act(m.act(m.stem(x)) - 0.1)
+        return {"out": m.head(h), "aux": m.side(h)}
+
+    model = skips(wiring, dynamic=dynamic)
+    with untouched(model), pytest.raises(ValueError, match=message):
+        guide(model, pictures(), 0.1, at=at)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda z: z.flatten(2), r"2\D+4\D+20"),
+        (lambda z: z.argmax(1, keepdim=True), "int64"),
+        (lambda z: {"logits": z}, "logits"),
+        (lambda z: (z, z), "tuple"),
+        (lambda z: z[0], r"4\D+4\D+5"),
+    ],
+)
+def test_outputs_that_are_no_logits(change: Callable[[Tensor], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        guide(Wired(lambda m, x: change(m.conv(x)), conv=nn.Conv2d(3, 4, 1).double()), pictures(), 0.1)
