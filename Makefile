@@ -13,7 +13,7 @@ TOOLS := uv==0.13.9 cython==3.3.1 setuptools==84.2.1
 READY := .venv/.ready
 TESTS := $(BIN)/python -m pytest -q -n 2 --dist loadscope
 # Two test processes on few cores: one thread each. What a checked notebook draws must not replace the committed figures.
-BATCH := OMP_NUM_THREADS=1 TQDM_DISABLE=1 GPCORE_FIGURES=$(CURDIR)/build/nbval/figures
+BATCH := OMP_NUM_THREADS=1 TQDM_DISABLE=1 GPCORE_FIGURES="$(CURDIR)/build/nbval/figures"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup figures notebooks lab train data test lock clean
@@ -32,10 +32,10 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=digits ONLY="03 04" JOBS=1 PARAMS="name=value"]
-	$(BIN)/python -m gpcore.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
+	@$(BIN)/python -m gpcore.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
 
 notebooks: $(READY) ## as figures, and write the outputs back into notebooks/  [ONLY JOBS]
-	$(BIN)/python -m gpcore.reproduce --in-place --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m gpcore.reproduce --in-place --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks

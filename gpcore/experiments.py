@@ -166,18 +166,14 @@ def response_panels(
 
 def change_panels(study: Study, name: str, scenes: Sequence[int]) -> list[list[Panel]]:
     """For each test scene: the photograph, the truth, the prediction before and after, and the map of changes."""
-    network, epsilon, rows = study.network(name), study.epsilon(name), []
+    network, epsilon = study.network(name), study.epsilon(name)
+    rows: list[list[Panel]] = []
     for scene in scenes:
         x, y = study.scene(scene)
         guided = guide(network, x, epsilon)
         before, after = guided.before[0].argmax(0), guided.after[0].argmax(0)
-        rows.append(
-            [
-                photograph(study, x[0], "image"),
-                Panel("labels", y[0], "truth"),
-                Panel("labels", before, "prediction"),
-                Panel("labels", after, "after one step"),
-                Panel("changes", change_map(before, after, y[0], study.void), "changes"),
-            ]
-        )
+        titles = ("image", "truth", "prediction", "after one step", "changes") if not rows else ("",) * 5
+        change = change_map(before, after, y[0], study.void)
+        maps = zip(("labels", "labels", "labels", "changes"), (y[0], before, after, change), titles[1:], strict=True)
+        rows.append([photograph(study, x[0], titles[0]), *(Panel(*panel) for panel in maps)])
     return rows

@@ -96,7 +96,7 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
         limit = panel.limit or float(np.abs(data).max()) or 1.0
         low, colours = (-limit, "RdBu_r") if panel.kind == "signed" else (0.0, "viridis")
         axes.imshow(data, cmap=colours, vmin=low, vmax=limit)
-        title += f" ({'±' if low else '0 to '}{limit:.2g})"
+        title = f"{title} ({'±' if low else '0 to '}{limit:.2g})"
     axes.set_title(title)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -138,39 +138,34 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
 
     `panels`: image, prediction, onehot, gradient, perturbed, guided.
     """
-    figure = plt.figure(figsize=(PAGE, 4.6), layout="none")
+    figure = plt.figure(figsize=(PAGE, 5.2), layout="none")
     places = {
-        "image": (0.02, 0.70), "prediction": (0.71, 0.70), "onehot": (0.71, 0.37),
-        "gradient": (0.02, 0.37), "perturbed": (0.02, 0.04), "guided": (0.71, 0.04),
+        "image": (0.02, 0.745), "prediction": (0.73, 0.745), "onehot": (0.73, 0.42),
+        "gradient": (0.02, 0.42), "perturbed": (0.02, 0.095), "guided": (0.73, 0.095),
     }  # fmt: skip
     for name, (x, y) in places.items():
-        show(figure.add_axes((x, y, 0.27, 0.25)), panels[name], study)
+        show(figure.add_axes((x, y, 0.25, 0.21)), panels[name], study)
     # each step runs from one side to the other through the network, drawn as a box in between
     steps = [
-        (0.825, "Step 1: predict", "network, forward", True),
-        (0.495, "Step 2: the prediction as the label", "network, backward:  g = ∂(z · (l − y)) / ∂x", False),
-        (0.165, f"Step 3: predict again  (ε = {epsilon:g})", "network, forward", True),
+        (0.85, "Step 1: predict", "network, forward", True),
+        (0.525, "Step 2: take the prediction as the label", "network, backward:  g = ∂(z · (l − y)) / ∂x", False),
+        (0.2, f"Step 3: predict again  (ε = {epsilon:g})", "network, forward", True),
     ]
     for y, title, text, forward in steps:
-        start, end = ((0.30, y), (0.70, y)) if forward else ((0.70, y), (0.30, y))
-        figure.add_artist(
-            FancyArrowPatch(start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=12)
-        )
-        box = {
-            "boxstyle": "round,pad=0.5",
-            "facecolor": "white",
-            "edgecolor": OKABE_ITO[0] if forward else OKABE_ITO[1],
-        }
+        ends = ((0.29, y), (0.71, y)) if forward else ((0.71, y), (0.29, y))
+        figure.add_artist(_arrow(figure, *ends))
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": OKABE_ITO[0 if forward else 1]}
         figure.text(0.5, y, text, ha="center", va="center", bbox=box)
-        figure.text(0.5, y + 0.075, title, ha="center", weight="bold")
-    for x, text in ((0.845, "most likely class → 1"), (0.155, "x + ε sign(g)")):
-        top = 0.69 if x > 0.5 else 0.36
-        arrow = FancyArrowPatch(
-            (x, top), (x, top - 0.045), transform=figure.transFigure, arrowstyle="-|>", mutation_scale=9
-        )
-        figure.add_artist(arrow)
-        figure.text(x + 0.015, top - 0.03, text, fontsize=6)
+        figure.text(0.5, y + 0.06, title, ha="center", weight="bold")
+    for x, top, text in ((0.75, 0.735, "most likely class → label l"), (0.04, 0.41, "x + ε sign(g)")):
+        figure.add_artist(_arrow(figure, (x, top), (x, top - 0.055)))
+        figure.text(x + 0.02, top - 0.025, text, fontsize=7, va="center")
+    figure.legend(handles=class_handles(study), loc="lower center", ncols=11, columnspacing=0.8, handlelength=1.2)
     return figure
+
+
+def _arrow(figure: Figure, start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPatch:
+    return FancyArrowPatch(start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=10, color="black")
 
 
 def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:

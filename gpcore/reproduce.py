@@ -62,22 +62,21 @@ def reproduce(
     """
     from gpcore import studies  # late: the command's --help need not wait for torch
 
-    parameters = dict(parameters or {})
     studies.study(study)
     if jobs < 1:
         raise ValueError(f"jobs: got {jobs}, expected at least 1")
     if in_place and (study != DEFAULT or parameters):
         raise ValueError(f"in_place: committed outputs are of study {DEFAULT!r} and the notebooks' own parameters")
-    chosen = find(notebooks, only)
-    values = {} if in_place else {"study": study, **parameters}
+    chosen = find(notebooks.resolve(), only)
+    values = {} if in_place else {"study": study, **(parameters or {})}
     for notebook in chosen:
         check_parameters(notebook, {"study", *values})
 
     build = build.resolve() / study
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # Bars in a batch run would only leave stray text in the outputs.
-    extra = {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
-    environment = {**os.environ, **extra}
+    environment = os.environ | {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1"}
+    environment["OMP_NUM_THREADS"] = str(threads)
 
     def one(notebook: Path) -> Outcome:
         print(f"{notebook.stem}: running", flush=True)
@@ -100,11 +99,7 @@ def reproduce(
 
     build.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
-        try:
-            return list(pool.map(one, chosen))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return list(pool.map(one, chosen))
 
 
 def find(folder: Path, only: Iterable[str] = ()) -> list[Path]:
@@ -162,11 +157,8 @@ def read_code(executed: Path) -> list[NotebookNode]:
     if not executed.exists():
         return []
     cells = nbformat.read(executed, as_version=4).cells
-    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip() and not injected(cell)]
-
-
-def injected(cell: NotebookNode) -> bool:
-    return "injected-parameters" in cell.metadata.get("tags", [])
+    cells = [cell for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def last_line(log: Path) -> str:

@@ -94,9 +94,9 @@ def _median(histograms: Tensor) -> Tensor:
     return k + (half - below) / (total[k] - below)
 
 
-def distance_shares(rows: pd.DataFrame, edges: Sequence[int] = (0, 1, 2, 4, 8, 16, 32, 64)) -> pd.DataFrame:
+def distance_shares(rows: pd.DataFrame, edges: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)) -> pd.DataFrame:
     """Share in per cent of each kind's pixels by interval of distance [edge, next edge)."""
     bins = pd.cut(rows["distance"], [*edges, np.inf], right=False, labels=list(edges))
-    sums = rows.groupby(["kind", bins], observed=False, sort=False)["pixels"].sum()
+    sums = rows.groupby(["kind", bins], observed=False)["pixels"].sum()
     share = 100 * sums / sums.groupby("kind").transform("sum")
     return share.rename("share").reset_index()

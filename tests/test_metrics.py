@@ -63,7 +63,7 @@ def test_bootstrap_of_a_mean_has_the_normal_interval():
 
 
 def test_gain_is_paired():
-    # every image gains the same two pixels: the difference of two unpaired samples would spread, the paired gain hardly does
+    # every image gains two pixels: the difference of unpaired samples would spread, the paired gain hardly does
     generator = torch.Generator().manual_seed(0)
     hits = torch.randint(20, 60, (50,), generator=generator)
     before = torch.stack([torch.tensor([[h, 80 - h], [0, 80]]) for h in hits])

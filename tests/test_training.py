@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from gpcore import experiments, metrics, studies, training, weights
+from gpcore.networks import fcn_small
+from gpcore.studies import DIGITS, Recipe
+
+RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
+
+
+def fitted(checkpoint, epochs=3, seed=0):
+    torch.manual_seed(seed)
+    recipe = dataclasses.replace(RECIPE, epochs=3)
+    network = fcn_small(11)
+    data = torch.utils.data.Subset(DIGITS.dataset("train"), range(8))
+
+    class Interrupted(Exception):
+        pass
+
+    real, calls = training.batches, []
+
+    def stopping(*args):
+        if len(calls) == epochs:
+            raise Interrupted
+        calls.append(1)
+        return real(*args)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(training, "batches", stopping)
+    try:
+        return training.fit(network, data, recipe, void=255, checkpoint=checkpoint, seed=seed)
+    except Interrupted:
+        return None
+    finally:
+        patch.undo()
+
+
+def test_resumed_training_ends_in_the_same_weights(tmp_path):
+    straight, losses = fitted(tmp_path / "a.pt")
+    assert fitted(tmp_path / "b.pt", epochs=1) is None
+    assert (tmp_path / "b.pt").is_file()
+    resumed, same = fitted(tmp_path / "b.pt")
+    assert losses == same
+    assert losses[2] < losses[0]
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_frozen_stages_stay_and_others_move(tmp_path):
+    network = fcn_small(11)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    recipe = dataclasses.replace(RECIPE, epochs=1, frozen=("conv1", "conv2"))
+    data = torch.utils.data.Subset(DIGITS.dataset("train"), range(8))
+    training.fit(network, data, recipe, void=255, checkpoint=tmp_path / "c.pt")
+    moved = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if not name.startswith(("conv1", "conv2"))}
+
+
+def test_class_weights_by_hand():
+    recipe = dataclasses.replace(RECIPE, balance=0.5, frequencies=(64.0, 16.0, 4.0, 16.0))
+    # 1/sqrt(.64 .16 .04 .16) = 1.25 2.5 5 2.5, whose mean over pixels is .8 + .4 + .2 + .4 = 1.8
+    assert training.class_weights(recipe).tolist() == pytest.approx([1.25 / 1.8, 2.5 / 1.8, 5 / 1.8, 2.5 / 1.8])
+    assert training.class_weights(RECIPE) is None
+
+
+def test_loss_leaves_void_out_and_averages_heads():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 1, 3, 2, 2, generator=generator)
+    labels = torch.tensor([[[0, 255], [2, 1]]])
+    logs = [x.log_softmax(1) for x in (a, b)]
+    by_hand = [-(x[0, 0, 0, 0] + x[0, 2, 1, 0] + x[0, 1, 1, 1]) / 3 for x in logs]
+    assert training.segmentation_loss([a, b], labels, None, 255).item() == pytest.approx(sum(by_hand).item() / 2)
+
+
+def test_augmented_labels_follow_the_image():
+    """An image that encodes its label in its first channel still does after crop, rescaling and flip."""
+    labels = torch.arange(4).repeat_interleave(90).view(1, 360).expand(360, 360).contiguous()
+    image = torch.stack([labels / 4.0, labels / 4.0, labels / 4.0])
+    recipe = dataclasses.replace(RECIPE, crop=224, scale=(0.7, 1.5))
+    torch.manual_seed(0)
+    flips = set()
+    for _ in range(12):
+        x, y = training.augment(image, labels, recipe)
+        assert x.shape == (3, 224, 224)
+        assert y.shape == (224, 224)
+        # colour jitter scales and shifts values but keeps their order: grey levels sort as labels do, away from seams
+        levels = [x[0][y == label].median().item() for label in y.unique()]
+        assert levels == sorted(levels)
+        flips.add(bool(y[0, 0] <= y[0, -1]))
+    assert flips == {True, False}
+
+
+def test_epsilon_is_the_best_on_validation(monkeypatch):
+    scores = {0.0: 5, 0.1: 7, 0.2: 9, 0.4: 8}
+
+    def counts(study, name, split, epsilons):
+        assert split == "val"
+        return torch.stack([torch.tensor([[[scores[e], 10 - scores[e]], [0, 10]]]) for e in epsilons])
+
+    monkeypatch.setattr(experiments, "sweep_counts", counts)
+    tuned = training.tune(dataclasses.replace(DIGITS, epsilons=(0.1, 0.2, 0.4)), "fcn8s")
+    assert tuned["epsilon"] == 0.2
+    assert tuned["val"] == pytest.approx(100 * (0.5 + 10 / 15) / 2)
+    assert tuned["sweep"]["0.4"] == pytest.approx(100 * (0.8 + 10 / 12) / 2)
+
+
+def test_studies_name_what_is_unknown():
+    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, camvid"):
+        studies.study("voc")
+    with pytest.raises(ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s"):
+        DIGITS.network("fcn4s")
+
+
+def test_subsets_are_evenly_spaced():
+    data = DIGITS.data("val", 4)
+    assert data.indices == [0, 25, 50, 75]
+    assert torch.equal(data[1][0], DIGITS.dataset("val")[25][0])
+
+
+def test_committed_weights_score_as_recorded():
+    """All validation mosaics, every stride, within print precision."""
+    entry = weights.info("digits/fcn-seed0")
+    found = {}
+    for name in DIGITS.networks:
+        found[name] = 100 * metrics.miou(experiments.base_counts(DIGITS, name, "val").sum(0)).item()
+        assert found[name] == pytest.approx(entry["networks"][name]["val"], abs=0.05)
+    assert found["fcn32s"] < found["fcn16s"] < found["fcn8s"]
+    assert found["fcn8s"] > 75
+    assert json.loads(json.dumps(dataclasses.asdict(DIGITS.recipe)))["epochs"] == entry["recipe"]["epochs"]
