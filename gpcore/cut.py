@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict
 
 Rest = Callable[[Tensor], Any]  # from the tensor at the cut to the model's output
 
@@ -34,7 +35,7 @@ def cut(model: nn.Module, images: Tensor, at: str | None) -> tuple[Tensor, Rest,
     """Cuts the model: the tensor there, the model from there on, and whether running that repeats the start."""
     images = images.clone() if images.is_inference() else images.detach()
     if at is None:
-        return images, _replay(model, images), False
+        return images, _replay(lambda place: model(place.clone()), images), False  # it may work in place
     modules = dict(model.named_modules())
     if not at or at not in modules:
         close = difflib.get_close_matches(at, modules, 5, 0.5) or [name for name in modules if name][:20]
@@ -72,7 +73,7 @@ def _cut_by_graph(
         raise ValueError(f"at: the output does not depend on {at!r}")
     late.discard(cuts[0])
     run = fx.Interpreter(fx.GraphModule(model, graph))
-    run.args_iter = iter([images])
+    run.args_iter = iter([images.clone()])
     with torch.no_grad():
         for node in nodes:
             if node not in late:
@@ -90,7 +91,8 @@ def _cut_by_graph(
         for node in nodes:
             if node in late:
                 run.env[node] = run.run_node(node)
-        return run.env.pop(nodes[-1])
+        output = run.env.pop(nodes[-1])
+        return dict(output) if isinstance(output, immutable_dict) else output
 
     return place.clone(), _replay(rest, images)
 
@@ -108,7 +110,7 @@ def _cut_by_hook(model: nn.Module, images: Tensor, at: str, module: nn.Module) -
 
     def capture(_: Tensor) -> Any:
         with _hook(module, stop), contextlib.suppress(_Reached), torch.no_grad():
-            model(images)
+            model(images.clone())
 
     _replay(capture, images)(images)
     if not seen:
@@ -126,7 +128,7 @@ def _cut_by_hook(model: nn.Module, images: Tensor, at: str, module: nn.Module) -
             return perturbed.clone()
 
         with _hook(module, replace):
-            return model(images)
+            return model(images.clone())
 
     return seen[0].clone(), _replay(rest, images), True
 

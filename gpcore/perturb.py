@@ -197,9 +197,13 @@ def _onehot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
 def _direction(gradient: Tensor, direction: str) -> Tensor:
     if direction == "sign":
         return gradient.sign()
-    order = math.inf if direction == "linf" else 2
-    norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), order, 1).view(-1, *[1] * (gradient.dim() - 1))
-    return gradient / norm.clamp_min(torch.finfo(gradient.dtype).tiny)
+    shape = (-1, *[1] * (gradient.dim() - 1))
+    largest = gradient.flatten(1).abs().amax(1).view(shape)
+    unit = gradient / largest.where(largest > 0, 1)
+    if direction == "linf":
+        return unit
+    norm = torch.linalg.vector_norm(unit.flatten(1), dim=1).view(shape)  # of the rescaled: tiny squares would vanish
+    return unit / norm.clamp_min(1)  # at least 1, but 0 where the gradient is
 
 
 def _logits(output: Any) -> Tensor:

@@ -73,10 +73,9 @@ def reproduce(
         check_parameters(notebook, {"study", *values})
 
     build = build.resolve() / study
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
     # Bars in a batch run would only leave stray text in the outputs.
-    environment = os.environ | {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1"}
-    environment["OMP_NUM_THREADS"] = str(threads)
+    extra = {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": threads}
 
     def one(notebook: Path) -> Outcome:
         print(f"{notebook.stem}: running", flush=True)
@@ -85,7 +84,7 @@ def reproduce(
         drawn, target = build / "figures" / place, figures / place
         recover(target)
         shutil.rmtree(drawn, ignore_errors=True)
-        error = execute(notebook, executed, values, environment)
+        error = execute(notebook, executed, values, os.environ | extra)
         count = len(list(drawn.glob("*.png")))
         if not error and not count:
             error = f"{notebook.name}: drew no figure into $GPCORE_FIGURES/{place}"
@@ -140,16 +139,26 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], enviro
         with log.open("w") as stream:
             code = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
         cells = read_code(executed)
-        if code == 0 or any(cell.execution_count for cell in cells) or not KERNEL_TROUBLE.search(log.read_text()):
+        if code == 0 or started(cells) or not KERNEL_TROUBLE.search(log.read_text()):
             break
-    for number, cell in enumerate(cells, 1):
-        where = f"{notebook.name}, code cell {number} `{cell.source.strip().splitlines()[0]}`"
+    return fault(notebook.name, cells, code, last_line(log))
+
+
+def fault(name: str, cells: Sequence[NotebookNode], code: int, said: str) -> str:
+    """What went wrong in executed code cells, and in which; empty if every cell ran and papermill ended with 0."""
+    places = [f"{name}, code cell {n} `{cell.source.strip().splitlines()[0]}`" for n, cell in enumerate(cells, 1)]
+    for place, cell in zip(places, cells, strict=True):
         for output in cell.outputs:
             if output.output_type == "error":
-                return f"{where}: {output.ename}: {output.evalue}"
-        if cell.execution_count is None:
-            return f"{where}: did not run to its end; papermill said: {last_line(log)}"
-    return f"{notebook.name}: papermill ended with status {code}: {last_line(log)}" if code or not cells else ""
+                return f"{place}: {output.ename}: {output.evalue}"
+    if code or not cells or any(cell.execution_count is None for cell in cells):
+        return f"{[name, *places][started(cells)]}: did not run to its end; papermill said: {said}"
+    return ""
+
+
+def started(cells: Sequence[NotebookNode]) -> int:
+    """How many cells began. Not by execution_count: a kernel that dies may or may not have sent that cell's."""
+    return sum(bool(cell.metadata.get("papermill", {}).get("start_time")) for cell in cells)
 
 
 def read_code(executed: Path) -> list[NotebookNode]:
@@ -162,8 +171,7 @@ def read_code(executed: Path) -> list[NotebookNode]:
 
 
 def last_line(log: Path) -> str:
-    lines = [line for line in log.read_text().splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing"
+    return next((line for line in reversed(log.read_text().splitlines()) if line.strip()), "nothing")
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -235,9 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     parser.add_argument("--in-place", action="store_true", help="also write the outputs back into the notebooks")
     parser.add_argument("-p", dest="parameters", nargs="+", action="extend", type=assignment, metavar="NAME=VALUE")
-    parser.add_argument("--notebooks", type=Path, default=paths.ROOT / "notebooks")
-    parser.add_argument("--figures", type=Path, default=paths.FIGURES)
-    parser.add_argument("--build", type=Path, default=paths.ROOT / "build")
+    for place in ("notebooks", "figures", "build"):
+        parser.add_argument(f"--{place}", type=Path, default=argparse.SUPPRESS)
     options = vars(parser.parse_args(arguments))
     options["parameters"] = dict(options["parameters"] or ())
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gpcore.reproduce import assignment, find, main, recover, reproduce
+from gpcore.reproduce import assignment, fault, find, main, recover, reproduce
 
 PARAMETERS = 'study = "digits"\nimages = 2'
 DRAW = """import os, pathlib
@@ -85,6 +85,18 @@ def test_an_early_exit_is_no_success(run: Run) -> None:
 def test_a_killed_kernel_is_no_success(run: Run) -> None:
     assert "03_dies.ipynb, code cell 3 `import os; os._exit(0)`: did not run to its end" in run.printed
     assert "DeadKernelError" in run.printed
+
+
+@pytest.mark.parametrize("counts", [(1, None, None), (1, 2, None)])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_cell_that_killed_the_kernel_is_named_whether_or_not_its_count_arrived(
+    counts: tuple[int | None, ...], last: bool
+) -> None:
+    cells = [nbformat.v4.new_code_cell(source, execution_count=n) for source, n in zip("abc", counts, strict=True)]
+    for cell, start in zip(cells, ("09:00", "09:01", None), strict=True):
+        cell.metadata["papermill"] = {"start_time": start, "status": "completed"}
+    message = "x.ipynb, code cell 2 `b`: did not run to its end; papermill said: DeadKernelError"
+    assert fault("x.ipynb", cells[: 2 if last else 3], 1, "DeadKernelError") == message
 
 
 def test_a_notebook_without_a_figure_is_no_success(run: Run) -> None:
