@@ -1,7 +1,7 @@
 # Every target takes its options as variables: make figures STUDY=camvid ONLY="03 04" JOBS=2 PARAMS="images=50"
 PYTHON ?= python3
 STUDY  ?= digits
-JOBS   ?= 1
+JOBS   ?= 2
 ONLY   ?=
 PARAMS ?=
 CAMVID ?=
@@ -31,11 +31,12 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=digits ONLY="03 04" JOBS=1 PARAMS="name=value"]
+figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=digits ONLY="03 04" JOBS=2 PARAMS="name=value"]
 	@$(BIN)/python -m gpcore.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
 
-notebooks: $(READY) ## as figures, and write the outputs back into notebooks/  [ONLY JOBS]
-	@$(BIN)/python -m gpcore.reproduce --in-place --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
+notebooks: $(READY) ## as figures, and write outputs into notebooks/, tables into the README  [ONLY JOBS]
+	$(BIN)/python -m gpcore.reproduce --in-place --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m gpcore.readme
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks

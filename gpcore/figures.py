@@ -79,7 +79,7 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
     """Draws one panel; signed data on a zero-centred diverging map, its limit printed in the title."""
     data, title = panel.data.numpy(), panel.title
     if panel.kind == "image":
-        axes.imshow(data.transpose(1, 2, 0))
+        axes.imshow(data.transpose(1, 2, 0).clip(0, 1))  # a perturbed image may leave [0, 1] by epsilon
     elif panel.kind == "withheld":
         axes.imshow(np.full((*data.shape[-2:], 3), 0.93))
         axes.text(
@@ -138,7 +138,8 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
 
     `panels`: image, prediction, onehot, gradient, perturbed, guided.
     """
-    figure = plt.figure(figsize=(PAGE, 5.2), layout="none")
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        figure = plt.figure(figsize=(PAGE, 5.2))
     places = {
         "image": (0.02, 0.745), "prediction": (0.73, 0.745), "onehot": (0.73, 0.42),
         "gradient": (0.02, 0.42), "perturbed": (0.02, 0.095), "guided": (0.73, 0.095),

@@ -8,6 +8,7 @@ drew replaces `figures/STUDY/NN_name` after it has succeeded.
 
 import argparse
 import ast
+import csv
 import dataclasses
 import difflib
 import os
@@ -47,6 +48,7 @@ def reproduce(
     only: Sequence[str] = (),
     jobs: int = 1,
     in_place: bool = False,
+    record: bool = False,
     parameters: Mapping[str, object] | None = None,
     notebooks: Path = paths.ROOT / "notebooks",
     figures: Path = paths.FIGURES,
@@ -55,7 +57,8 @@ def reproduce(
     """Run the notebooks `only` names (numbers or names; default all), `jobs` at a time, and take over their figures.
 
     `parameters` replace values of the cells tagged "parameters". `in_place` also writes fresh outputs back into the
-    notebooks themselves. A failing notebook does not stop the others and leaves its earlier figures as they were.
+    notebooks themselves; `record` notes the seconds of each in figures/STUDY/runs.csv. A failing notebook does not
+    stop the others and leaves its earlier figures as they were.
 
     Raises:
         ValueError: before anything runs, for an unknown study, notebook or parameter, or what in-place cannot mean.
@@ -98,7 +101,10 @@ def reproduce(
 
     build.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(one, chosen))
+        outcomes = list(pool.map(one, chosen))
+    if record:
+        record_seconds(outcomes, figures / study / "runs.csv")
+    return outcomes
 
 
 def find(folder: Path, only: Iterable[str] = ()) -> list[Path]:
@@ -217,6 +223,15 @@ def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
     return merged
 
 
+def record_seconds(outcomes: Iterable[Outcome], path: Path) -> None:
+    """Keep the seconds of the latest successful run of every notebook, for the README."""
+    seconds = dict(csv.reader(path.open())) if path.exists() else {"notebook": "seconds"}
+    seconds |= {outcome.notebook: f"{outcome.seconds:.0f}" for outcome in outcomes if not outcome.error}
+    header, *rows = seconds.items()
+    with path.open("w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([header, *sorted(rows)])
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     width = max(len(outcome.notebook) for outcome in outcomes)
     rows = [f"{'notebook':<{width}}  seconds  figures  status"]
@@ -242,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers or names of notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     parser.add_argument("--in-place", action="store_true", help="also write the outputs back into the notebooks")
+    parser.add_argument("--record", action="store_true", help="note the seconds in figures/STUDY/runs.csv")
     parser.add_argument("-p", dest="parameters", nargs="+", action="extend", type=assignment, metavar="NAME=VALUE")
     for place in ("notebooks", "figures", "build"):
         parser.add_argument(f"--{place}", type=Path, default=argparse.SUPPRESS)

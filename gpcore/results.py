@@ -16,12 +16,13 @@ PACKAGES = ("torch", "torchvision", "numpy", "mlxtend", "matplotlib", "seaborn")
 class Record:
     """Collects one notebook's output under figures/STUDY/NOTEBOOK.
 
-    Opening a record sets the project's drawing style. `parameters` are the notebook's own, kept in `provenance.json`
-    beside the weights' hashes and package versions; nothing in it changes from run to run on one machine.
+    Opening a record sets the style of figures and tables. `parameters` are the notebook's own, kept in
+    `provenance.json` beside the weights' hashes and package versions; nothing there changes from run to run.
     """
 
     def __init__(self, notebook: str, study: Study, **parameters: Any) -> None:
         figures.use_style()
+        pd.set_option("display.max_colwidth", None)
         self.notebook, self.study = notebook, study
         self.folder = paths.FIGURES / study.name / notebook
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ class Record:
 
         Returns the ledger's rows of this notebook so far, for display.
         """
-        rounded = {name: float(f"{value:.4g}") for name, value in numbers.items()}
+        rounded = {name: float(f"{value:.3g}") for name, value in numbers.items()}
         known = claims.statement(identity)
         self.claims.append(
             {

@@ -1,6 +1,7 @@
 """A study: data splits, the networks trained on them and their tuned epsilon, by name."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
@@ -70,7 +71,8 @@ class Study:
     def batches(self, split: str, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The same in batches (B x 3 x H x W, B x H x W), under a progress bar."""
         loader = DataLoader(self.data(split, count), self.batch)
-        yield from tqdm(loader, desc=f"{self.name} {split}", leave=False)
+        # tqdm's notebook bar does not heed TQDM_DISABLE by itself
+        yield from tqdm(loader, desc=f"{self.name} {split}", leave=False, disable="TQDM_DISABLE" in os.environ)
 
     def scene(self, index: int, split: str = "test") -> tuple[Tensor, Tensor]:
         """One image (1 x 3 x H x W) and its labels (1 x H x W)."""
@@ -103,8 +105,8 @@ DIGITS = Study(
     classes=digits.CLASSES,
     colours=digits.COLOURS,
     void=digits.VOID,
-    dataset=lambda split: digits.Digits(split, {"train": 100_000, "val": 100, "test": 200}[split]),
-    images={"train": 100, "val": 100, "test": 200},
+    dataset=lambda split: digits.Digits(split, {"train": 100_000, "val": 100, "test": 150}[split]),
+    images={"train": 100, "val": 100, "test": 150},
     batch=10,
     build=fcn_small,
     recipe=Recipe(epochs=10, samples=2000, batch=16, rate=3e-3),

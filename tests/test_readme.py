@@ -1,0 +1,25 @@
+import re
+
+import pandas as pd
+
+from gpcore import paths, readme
+
+
+def test_tables_are_those_of_the_rows():
+    text = readme.README.read_text()
+    assert readme.fill(text) == text
+
+
+def test_every_row_of_the_headline_is_there(tmp_path, monkeypatch):
+    folder = tmp_path / "figures" / "digits" / "00_guided_perturbation"
+    folder.mkdir(parents=True)
+    row = {
+        "network": "fcn8s", "epsilon": 0.002, "base": 60.0, "guided": 61.5, "gain": 1.5, "low": 1.25, "high": 1.75,
+        "base_accuracy": 80, "guided_accuracy": 81, "corrected": 30, "newly_wrong": 20, "images": 5,
+    }  # fmt: skip
+    pd.DataFrame([row]).to_csv(folder / "test.csv", index=False)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    line = readme.headline().splitlines()[-1]
+    assert re.split(r" *\| *", line)[1:-1] == [
+        "digits", "FCN-8s", "60.0", "61.5", "+1.50 [+1.25, +1.75]", "1.5", "63.97", "66.97",
+    ]  # fmt: skip
