@@ -31,7 +31,6 @@ CHANGES = {
 def use_style() -> None:
     """Sets matplotlib's rcParams for every figure of the project."""
     settings: dict[Any, Any] = {
-        "figure.constrained_layout.use": True,
         "figure.dpi": 100,
         "savefig.dpi": 200,
         "pdf.fonttype": 42,
@@ -109,7 +108,11 @@ def grid(rows: Sequence[Sequence[Panel]], study: Study, *, sides: Sequence[str] 
     height, width = rows[0][0].data.shape[-2:]
     cell = PAGE / len(rows[0])
     figure, axes = plt.subplots(
-        len(rows), len(rows[0]), figsize=(PAGE, len(rows) * (cell * height / width + 0.22) + 0.45), squeeze=False
+        len(rows),
+        len(rows[0]),
+        figsize=(PAGE, len(rows) * (cell * height / width + 0.22) + 0.45),
+        squeeze=False,
+        layout="constrained",
     )
     for y, row in enumerate(rows):
         for x, panel in enumerate(row):
@@ -138,8 +141,7 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
 
     `panels`: image, prediction, onehot, gradient, perturbed, guided.
     """
-    with plt.rc_context({"figure.constrained_layout.use": False}):
-        figure = plt.figure(figsize=(PAGE, 5.2))
+    figure = plt.figure(figsize=(PAGE, 5.2))
     places = {
         "image": (0.02, 0.745), "prediction": (0.73, 0.745), "onehot": (0.73, 0.42),
         "gradient": (0.02, 0.42), "perturbed": (0.02, 0.095), "guided": (0.73, 0.095),
@@ -171,7 +173,7 @@ def _arrow(figure: Figure, start: tuple[float, float], end: tuple[float, float])
 
 def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """mIoU gain of every network with its interval, beside the published gains."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.1))
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.1), layout="constrained")
     y = np.arange(len(rows))
     spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["gain"].to_numpy())
     axes.errorbar(rows["gain"], y, xerr=spread, fmt="o", capsize=3, label="ours, 95 % over images")
@@ -186,7 +188,7 @@ def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = None) -> Figure:
     """Lines over x, a band between the columns low and high where there are such, a dashed reference at `zero`."""
-    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6))
+    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6), layout="constrained")
     sns.lineplot(rows, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, ax=axes, errorbar=None)
     if "low" in rows:
         for colour, (_, part) in zip(OKABE_ITO, rows.groupby(hue, sort=False), strict=False):
@@ -198,7 +200,7 @@ def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = 
 
 def intervals(rows: pd.DataFrame, *, x: str, label: str) -> Figure:
     """Means with their intervals (columns mean, low, high) over a categorical x, on a logarithmic axis."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.2))
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")
     spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
     axes.errorbar(rows[x], rows["mean"], yerr=spread, fmt="o-", capsize=3)
     axes.set(yscale="log", ylabel=label)
@@ -207,7 +209,7 @@ def intervals(rows: pd.DataFrame, *, x: str, label: str) -> Figure:
 
 def distances(shares: pd.DataFrame) -> Figure:
     """Where each kind of pixel lies: share over distance to the true boundary, from `tables.distance_shares`."""
-    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.4))
+    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.4), layout="constrained")
     colours = {"base error": CHANGES["still wrong"], **CHANGES}
     palette = {kind: colours[kind] for kind in shares["kind"].unique()}
     sns.barplot(shares, x="distance", y="share", hue="kind", palette=palette, ax=axes)
@@ -218,7 +220,7 @@ def distances(shares: pd.DataFrame) -> Figure:
 
 def histograms(rows: pd.DataFrame) -> Figure:
     """Distribution over images of every column, side by side, with the mean drawn in."""
-    figure, axes = plt.subplots(1, rows.shape[1], figsize=(PAGE * 0.7, 2.1), sharey=True)
+    figure, axes = plt.subplots(1, rows.shape[1], figsize=(PAGE * 0.7, 2.1), sharey=True, layout="constrained")
     for ax, (name, values) in zip(axes, rows.items(), strict=True):
         sns.histplot(values, bins=20, ax=ax, color=OKABE_ITO[0])
         ax.axvline(values.mean(), color=OKABE_ITO[1], label=f"mean {values.mean():.3f}")
