@@ -100,3 +100,17 @@ def distance_shares(rows: pd.DataFrame, edges: Sequence[int] = (1, 2, 4, 8, 16, 
     sums = rows.groupby(["kind", bins], observed=False)["pixels"].sum()
     share = 100 * sums / sums.groupby("kind").transform("sum")
     return share.rename("share").reset_index()
+
+
+def per_class(counts: Tensor, classes: Sequence[str], published: pd.DataFrame) -> pd.DataFrame:
+    """IoU of every class, their mean and the global accuracy in per cent, beside published scores of the same names.
+
+    Args:
+        counts: N x K x K counts of a whole split.
+        published: columns score and published.
+    """
+    matrix = counts.sum(0)
+    values = [*metrics.class_iou(matrix).tolist(), metrics.miou(matrix).item(), metrics.accuracy(matrix).item()]
+    table = pd.DataFrame({"score": [*classes, "mean IoU", "global accuracy"], "ours": values})
+    table["ours"] *= 100
+    return table.merge(published[["score", "published"]], how="left", on="score")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import tv_tensors
+from torchvision.models import VGG16_Weights, vgg16
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
@@ -122,7 +123,7 @@ def train(chosen: Study, seed: int = 0, device: str = "cpu") -> None:
     torch.manual_seed(seed)
     network = chosen.build(len(chosen.classes), 8)
     if chosen.pretrained:
-        load_imagenet_vgg16(network, load_file(paths.DATA / "pretrained" / "vgg16_features.safetensors"))
+        load_imagenet_vgg16(network, imagenet_features())
     name = chosen.weights(seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     trained, history = fit(
@@ -137,6 +138,15 @@ def train(chosen: Study, seed: int = 0, device: str = "cpu") -> None:
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(chosen.recipe), "loss": history}
     weights.save(name, trained.cpu().state_dict(), info, half=chosen.half)
     weights.update(name, networks={stride: tune(chosen, stride) for stride in chosen.networks})
+
+
+def imagenet_features() -> dict[str, Tensor]:
+    """torchvision's VGG16 features, IMAGENET1K_V1: from data/pretrained if they lie there, else downloaded."""
+    local = paths.DATA / "pretrained" / "vgg16_features.safetensors"
+    if local.is_file():
+        return load_file(local)
+    features: dict[str, Tensor] = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
+    return features
 
 
 def tune(chosen: Study, name: str) -> dict[str, object]:

@@ -98,3 +98,11 @@ def test_distance_medians_and_shares_by_hand():
         pytest.approx(100 / 6),
     ]
     assert shares["newly wrong", 0] == 100
+
+
+def test_per_class_table_by_hand():
+    counts = torch.tensor([[[3, 0], [1, 2]], [[0, 1], [1, 2]]])  # together 3 1 / 2 4
+    published = pd.DataFrame({"score": ["global accuracy"], "published": [88.1]})
+    table = tables.per_class(counts, ("a", "b"), published).set_index("score")
+    assert table["ours"].tolist() == pytest.approx([50, 400 / 7, (50 + 400 / 7) / 2, 70])
+    assert table["published"].isna().tolist() == [True, True, True, False]
