@@ -199,11 +199,12 @@ def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = 
 
 
 def intervals(rows: pd.DataFrame, *, x: str, label: str) -> Figure:
-    """Means with their intervals (columns mean, low, high) over a categorical x, on a logarithmic axis."""
+    """Means with their intervals (columns mean, low, high) over a categorical x."""
     figure, axes = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")
     spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
     axes.errorbar(rows[x], rows["mean"], yerr=spread, fmt="o-", capsize=3)
-    axes.set(yscale="log", ylabel=label)
+    axes.set(ylabel=label)
+    axes.set_ylim(bottom=0)
     return figure
 
 
