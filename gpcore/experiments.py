@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore import metrics
-from gpcore.figures import Panel, change_map, photograph
+from gpcore.figures import Panel, change_map
 from gpcore.perturb import guide, sweep
 from gpcore.studies import Study
 
@@ -165,15 +165,19 @@ def response_panels(
 
 
 def change_panels(study: Study, name: str, scenes: Sequence[int]) -> list[list[Panel]]:
-    """For each test scene: the photograph, the truth, the prediction before and after, and the map of changes."""
+    """For each test scene: the prediction before and after and the map of changes, after image and truth where ours."""
     network, epsilon = study.network(name), study.epsilon(name)
     rows: list[list[Panel]] = []
     for scene in scenes:
         x, y = study.scene(scene)
         guided = guide(network, x, epsilon)
         before, after = guided.before[0].argmax(0), guided.after[0].argmax(0)
-        titles = ("image", "truth", "prediction", "after one step", "changes") if not rows else ("",) * 5
-        change = change_map(before, after, y[0], study.void)
-        maps = zip(("labels", "labels", "labels", "changes"), (y[0], before, after, change), titles[1:], strict=True)
-        rows.append([photograph(study, x[0], titles[0]), *(Panel(*panel) for panel in maps)])
+        panels = [
+            Panel("labels", before, "prediction"),
+            Panel("labels", after, "after one step"),
+            Panel("changes", change_map(before, after, y[0], study.void), "changes"),
+        ]
+        if study.photographs:
+            panels = [Panel("image", x[0], "image"), Panel("labels", y[0], "truth"), *panels]
+        rows.append([panel if not rows else panel._replace(title="") for panel in panels])
     return rows

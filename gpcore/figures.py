@@ -103,8 +103,10 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
     axes.spines[:].set_visible(False)
 
 
-def grid(rows: Sequence[Sequence[Panel]], study: Study, *, sides: Sequence[str] = (), legend: str = "labels") -> Figure:
-    """Rows of panels at page width; `sides` names the rows; `legend` explains "labels", "changes" or, "", nothing."""
+def grid(
+    rows: Sequence[Sequence[Panel]], study: Study, *, sides: Sequence[str] = (), legend: Sequence[str] = ()
+) -> Figure:
+    """Rows of panels at page width; `sides` names the rows; `legend` explains the colours of "labels", "changes"."""
     height, width = rows[0][0].data.shape[-2:]
     cell = PAGE / len(rows[0])
     figure, axes = plt.subplots(
@@ -119,7 +121,8 @@ def grid(rows: Sequence[Sequence[Panel]], study: Study, *, sides: Sequence[str] 
             show(axes[y, x], panel, study)
         if sides:
             axes[y, 0].set_ylabel(sides[y])
-    handles = {"labels": class_handles(study), "changes": change_handles(), "": []}[legend]
+    known = {"labels": class_handles(study), "changes": change_handles()}
+    handles = [handle for kind in legend for handle in known[kind]]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 11), columnspacing=0.8)
     return figure

@@ -42,8 +42,8 @@ class Recipe:
 class Study:
     """Data, networks and settings that a notebook is run on.
 
-    `images` says how many evenly spaced images of a split the notebooks use; `photographs` whether its images may be
-    published; `epsilons` is the grid of which the best on validation images becomes a network's epsilon.
+    `images` says how many evenly spaced images of a split the notebooks use; `photographs` whether its images and
+    label maps may be published; of `epsilons` the best on validation images becomes a network's epsilon.
     """
 
     name: str
