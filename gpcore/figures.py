@@ -124,7 +124,7 @@ def grid(
     known = {"labels": class_handles(study), "changes": change_handles()}
     handles = [handle for kind in legend for handle in known[kind]]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 11), columnspacing=0.8)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), columnspacing=0.8)
     return figure
 
 
