@@ -1,20 +1,17 @@
 """The measurements behind the notebooks: loops over a study's images that end in counts or rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
-from torchvision.models.feature_extraction import create_feature_extractor
+from torch import Tensor
 
 from gpcore import metrics
+from gpcore.crf import dense_crf
 from gpcore.figures import Panel, change_map
-from gpcore.perturb import guide, sweep
+from gpcore.perturb import guide, logit_signal, pseudo_labels, sweep
 from gpcore.studies import Study
-
-POOLS = ("pool1", "pool2", "pool3", "pool4", "pool5")
 
 
 def _counts(study: Study, logits: Tensor, labels: Tensor) -> Tensor:
@@ -34,17 +31,72 @@ def base_counts(study: Study, name: str, split: str, count: int | None = None) -
 
 
 def sweep_counts(
-    study: Study, name: str, split: str, epsilons: Sequence[float], *, labels: str = "onehot", count: int | None = None
+    study: Study,
+    name: str,
+    split: str,
+    epsilons: Sequence[float],
+    *,
+    labels: str = "onehot",
+    at: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """Confusion counts after one guided step, for each epsilon (0 is the network alone): E x N x K x K.
 
-    `labels` is a strategy of `guide`, or "truth" for the ideal direction.
+    `labels` is a strategy of `guide`, or "truth" for the ideal direction; `at` a module instead of the input; `seed`
+    that of the network's training.
     """
-    network, counts = study.network(name), []
+    network, counts = study.network(name, seed), []
     for x, y in study.batches(split, count):
-        swept = sweep(network, x, epsilons, labels=_labels(labels, y), void=study.void)
+        swept = sweep(network, x, epsilons, labels=_labels(labels, y), at=at, void=study.void)
         counts.append(torch.stack([_counts(study, logits, y) for _, logits in swept]))
     return torch.cat(counts, 1)
+
+
+def guided_counts(
+    study: Study,
+    name: str,
+    split: str,
+    *,
+    epsilon: float | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, pd.DataFrame]:
+    """Confusion counts before and after one guided step, 2 x N x K x K, and per image the pixels corrected and newly
+    wrong.  `epsilon` is the network's own unless given."""
+    network, counts, rows = study.network(name, seed), [], []
+    epsilon = study.epsilon(name, seed) if epsilon is None else epsilon
+    for x, y in study.batches(split, count):
+        guided = guide(network, x, epsilon)
+        counts.append(torch.stack([_counts(study, logits, y) for logits in guided.trajectory]))
+        kinds = changes(guided.before.argmax(1), guided.after.argmax(1), y, study.void)
+        pixels = (kinds[kind].flatten(1).sum(1).tolist() for kind in ("corrected", "newly wrong"))
+        rows += list(zip(*pixels, strict=True))
+    return torch.cat(counts, 1), pd.DataFrame(rows, columns=["corrected", "newly_wrong"])
+
+
+def crf_grid_counts(study: Study, name: str, split: str, count: int | None = None) -> Tensor:
+    """Confusion counts under every DenseCRF of the study's grid: S x N x K x K."""
+    network, counts = study.network(name), []
+    for x, y in study.batches(split, count):
+        with torch.no_grad():
+            scores = network(x)
+        counts.append(torch.stack([_counts(study, _refined(scores, x, crf), y) for crf in study.crfs]))
+    return torch.cat(counts, 1)
+
+
+def crf_counts(study: Study, name: str, split: str, count: int | None = None) -> Tensor:
+    """Confusion counts of the network alone, with its DenseCRF, guided, and guided with that CRF: 4 x N x K x K."""
+    network, tuned, counts = study.network(name), study.tuned(name), []
+    for x, y in study.batches(split, count):
+        guided = guide(network, x, tuned["epsilon"])
+        with_crf = ((scores, _refined(scores, x, tuned["crf"])) for scores in guided.trajectory)
+        counts.append(torch.stack([_counts(study, scores, y) for pair in with_crf for scores in pair]))
+    return torch.cat(counts, 1)
+
+
+def _refined(scores: Tensor, images: Tensor, crf: Mapping[str, Any]) -> Tensor:
+    return torch.stack([dense_crf(p, x, **crf) for p, x in zip(scores.softmax(1), images, strict=True)])
 
 
 def iteration_counts(
@@ -94,79 +146,10 @@ def direction_rows(study: Study, name: str, split: str, count: int | None = None
     return pd.DataFrame(rows, columns=["cosine", "sign_agreement"])
 
 
-def responses(network: nn.Module, images: Tensor, layers: Sequence[str] = POOLS) -> dict[str, Tensor]:
-    """Activations at the named layers: B x C x h x w each."""
-    with torch.no_grad():
-        extracted: dict[str, Tensor] = create_feature_extractor(network, list(layers))(images)
-    return extracted
-
-
-def response_rows(study: Study, name: str, split: str, count: int | None = None) -> pd.DataFrame:
-    """Per image and pool layer: relative change ||f(x_per) - f(x)|| / ||f(x)||; at the last pool also `competition`,
-    the rank correlation between the size of the mean response's change and 1 - (top1 - top2) of the prediction."""
-    network, epsilon, rows = study.network(name), study.epsilon(name), []
-    for x, _ in study.batches(split, count):
-        guided = guide(network, x, epsilon)
-        first, second = responses(network, x), responses(network, guided.images)
-        best = guided.before.softmax(1).topk(2, 1).values
-        height, width = first["pool5"].shape[-2:]
-        contest = adaptive_avg_pool2d((1 - best[:, 0] + best[:, 1])[:, None], (height, width))
-        for i in range(len(x)):
-            moved = (second["pool5"][i] - first["pool5"][i]).mean(0).abs()
-            competition = spearmanr(moved.flatten(), contest[i].flatten()).statistic
-            for layer in POOLS:
-                change = (second[layer][i] - first[layer][i]).norm() / first[layer][i].norm()
-                rows.append((layer, change.item(), competition if layer == "pool5" else None))
-    return pd.DataFrame(rows, columns=["layer", "change", "competition"])
-
-
-def gain_rows(study: Study, split: str, names: Sequence[str], count: int | None = None) -> Iterator[dict[str, object]]:
-    """For each network, base and guided mIoU, the gain with its interval, and pixels corrected and newly wrong."""
-    for name in names:
-        network, epsilon = study.network(name), study.epsilon(name)
-        counts, corrected, broken = [], 0, 0
-        for x, y in study.batches(split, count):
-            guided = guide(network, x, epsilon)
-            counts.append(torch.stack([_counts(study, logits, y) for logits in guided.trajectory]))
-            kinds = changes(guided.before.argmax(1), guided.after.argmax(1), y, study.void)
-            corrected += int(kinds["corrected"].sum())
-            broken += int(kinds["newly wrong"].sum())
-        before, after = torch.cat(counts, 1)
-        yield {
-            "network": name,
-            "epsilon": epsilon,
-            "base": 100 * metrics.miou(before.sum(0)).item(),
-            "guided": 100 * metrics.miou(after.sum(0)).item(),
-            **dict(zip(("gain", "low", "high"), metrics.gain(before, after), strict=True)),
-            "base_accuracy": 100 * metrics.accuracy(before.sum(0)).item(),
-            "guided_accuracy": 100 * metrics.accuracy(after.sum(0)).item(),
-            "corrected": corrected,
-            "newly_wrong": broken,
-            "images": len(before),
-        }
-
-
-def response_panels(
-    first: dict[str, Tensor], second: dict[str, Tensor], size: tuple[int, int]
-) -> tuple[list[list[Panel]], pd.DataFrame]:
-    """Channel-mean responses of one image before, after and their difference, upsampled to `size`, and their ranges."""
-    rows: list[list[Panel]] = [[], [], []]
-    summary = []
-    for layer in first:
-        before, after = (
-            interpolate(f[layer].mean(1, keepdim=True), size, mode="bilinear")[0, 0] for f in (first, second)
-        )
-        limit = before.abs().max().item()
-        rows[0].append(Panel("size", before, layer, limit))
-        rows[1].append(Panel("size", after, layer, limit))
-        rows[2].append(Panel("signed", after - before, "Δ"))
-        summary.append((layer, limit, after.abs().max().item(), (after - before).abs().max().item()))
-    return rows, pd.DataFrame(summary, columns=["layer", "max_before", "max_after", "max_difference"])
-
-
-def change_panels(study: Study, name: str, scenes: Sequence[int]) -> list[list[Panel]]:
+def change_panels(study: Study, name: str, scenes: Sequence[int], epsilon: float | None = None) -> list[list[Panel]]:
     """For each test scene: the prediction before and after and the map of changes, after image and truth where ours."""
-    network, epsilon = study.network(name), study.epsilon(name)
+    network = study.network(name)
+    epsilon = study.epsilon(name) if epsilon is None else epsilon
     rows: list[list[Panel]] = []
     for scene in scenes:
         x, y = study.scene(scene)
@@ -181,3 +164,36 @@ def change_panels(study: Study, name: str, scenes: Sequence[int]) -> list[list[P
             panels = [Panel("image", x[0], "image"), Panel("labels", y[0], "truth"), *panels]
         rows.append([panel if not rows else panel._replace(title="") for panel in panels])
     return rows
+
+
+def seed_rows(study: Study, count: int | None = None) -> pd.DataFrame:
+    """Base mIoU and gain on test images of every network that was trained with more than one seed, seed by seed."""
+    rows = []
+    for name, trainings in study.seeds.items():
+        for seed in range(trainings):
+            counts, _ = guided_counts(study, name, "test", count=count, seed=seed)
+            base, guided = (100 * metrics.miou(counts.sum(1))).tolist()
+            rows.append((name, seed, study.epsilon(name, seed), base, guided - base))
+    return pd.DataFrame(rows, columns=["network", "seed", "epsilon", "base", "gain"])
+
+
+def toy_rows(published: pd.DataFrame) -> pd.DataFrame:
+    """Figure 9's printed columns y, l and signal beside eq. (5) computed from y and l; printed digits are truncated."""
+    rows = published.copy()
+    for _, part in rows.groupby(["case", "label"]):
+        y, label = (torch.tensor(part[column].to_numpy())[None] for column in ("y", "l"))
+        rows.loc[part.index, "eq. (5)"] = logit_signal(y.log(), label, "eq5")[0].numpy()
+    rows["match"] = (rows["eq. (5)"] - rows["signal"]).abs() < 1e-3 * (1 - 1e-6)
+    return rows
+
+
+def eq5_errors(draws: int = 1000, classes: int = 5) -> dict[str, float]:
+    """Largest difference between eq. (5) and autograd's gradient of l . y over random logits, per kind of label."""
+    logits = torch.randn(draws, classes, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    errors = {}
+    for kind in ("onehot", "top2", "uniform"):
+        target = pseudo_labels(logits, kind)
+        leaf = logits.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((target * leaf.softmax(1)).sum(), leaf)
+        errors[kind] = (gradient - logit_signal(logits, target, "eq5")).abs().max().item()
+    return errors

@@ -1,12 +1,10 @@
-"""One drawing style, and the panels and plots that several notebooks share. Functions return the figure."""
+"""One drawing style, and panels of pictures: images, label maps, changes, signals. Functions return the figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -15,7 +13,6 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from torch import Tensor
 
 from gpcore.studies import Study
-from gpcore.tables import NAMES
 
 COLUMN, PAGE = 3.25, 6.875  # inches
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -109,10 +106,11 @@ def grid(
     """Rows of panels at page width; `sides` names the rows; `legend` explains the colours of "labels", "changes"."""
     height, width = rows[0][0].data.shape[-2:]
     cell = PAGE / len(rows[0])
+    titles = sum(0.22 if any(panel.title for panel in row) else 0.06 for row in rows)
     figure, axes = plt.subplots(
         len(rows),
         len(rows[0]),
-        figsize=(PAGE, len(rows) * (cell * height / width + 0.22) + 0.45),
+        figsize=(PAGE, 0.95 * len(rows) * cell * height / width + titles + 0.45),
         squeeze=False,
         layout="constrained",
     )
@@ -172,62 +170,3 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
 
 def _arrow(figure: Figure, start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPatch:
     return FancyArrowPatch(start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=10, color="black")
-
-
-def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """mIoU gain of every network with its interval, beside the published gains."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.1), layout="constrained")
-    y = np.arange(len(rows))
-    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["gain"].to_numpy())
-    axes.errorbar(rows["gain"], y, xerr=spread, fmt="o", capsize=3, label="ours, 95 % over images")
-    given = published.set_index("network").reindex(rows["network"].map(NAMES))
-    axes.plot(given["guided"] - given["base"], y, "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(yticks=y, yticklabels=rows["network"].map(NAMES), xlabel="gain by guided perturbation (mIoU points)")
-    axes.set_ylim(len(rows) - 0.5, -0.9)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.24), ncols=2)
-    return figure
-
-
-def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = None) -> Figure:
-    """Lines over x, a band between the columns low and high where there are such, a dashed reference at `zero`."""
-    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6), layout="constrained")
-    sns.lineplot(rows, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, ax=axes, errorbar=None)
-    if "low" in rows:
-        for colour, (_, part) in zip(OKABE_ITO, rows.groupby(hue, sort=False), strict=False):
-            axes.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
-    if zero is not None:
-        axes.axhline(zero, color="black", linewidth=0.8, linestyle="--")
-    return figure
-
-
-def intervals(rows: pd.DataFrame, *, x: str, label: str) -> Figure:
-    """Means with their intervals (columns mean, low, high) over a categorical x."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")
-    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
-    axes.errorbar(rows[x], rows["mean"], yerr=spread, fmt="o-", capsize=3)
-    axes.set(ylabel=label)
-    axes.set_ylim(bottom=0)
-    return figure
-
-
-def distances(shares: pd.DataFrame) -> Figure:
-    """Where each kind of pixel lies: share over distance to the true boundary, from `tables.distance_shares`."""
-    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.4), layout="constrained")
-    colours = {"base error": CHANGES["still wrong"], **CHANGES}
-    palette = {kind: colours[kind] for kind in shares["kind"].unique()}
-    sns.barplot(shares, x="distance", y="share", hue="kind", palette=palette, ax=axes)
-    axes.set(xlabel="distance to the nearest true boundary, from (pixels)", ylabel="share of the kind (%)")
-    axes.legend(title=None)
-    return figure
-
-
-def histograms(rows: pd.DataFrame) -> Figure:
-    """Distribution over images of every column, side by side, with the mean drawn in."""
-    figure, axes = plt.subplots(1, rows.shape[1], figsize=(PAGE * 0.7, 2.1), sharey=True, layout="constrained")
-    for ax, (name, values) in zip(axes, rows.items(), strict=True):
-        sns.histplot(values, bins=20, ax=ax, color=OKABE_ITO[0])
-        ax.axvline(values.mean(), color=OKABE_ITO[1], label=f"mean {values.mean():.3f}")
-        ax.set(xlabel=str(name).replace("_", " "), ylabel="images")
-        ax.legend()
-    return figure

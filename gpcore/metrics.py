@@ -1,5 +1,6 @@
 """Segmentation metrics from confusion matrices, bootstrap intervals over images, distance to the true boundary."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randint(count, (count,), generator=generator) for _ in range(resamples)]
     values = torch.stack([statistic(*(sample[pick] for sample in samples)).double() for pick in drawn])
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
     return Interval(float(statistic(*samples)), low, high)
 
 
@@ -63,6 +64,11 @@ def gain(before: Tensor, after: Tensor) -> Interval:
 def score(matrices: Tensor) -> Interval:
     """mIoU of the data set in points of 100, from N x K x K counts per image."""
     return bootstrap(lambda m: 100 * miou(m.sum(0)), matrices)
+
+
+def step_psnr(epsilon: float) -> float:
+    """Peak signal-to-noise ratio in dB of an image in [0, 1] after a step by epsilon in every pixel and channel."""
+    return -20 * math.log10(abs(epsilon))
 
 
 def boundary_distance(labels: Tensor) -> Tensor:

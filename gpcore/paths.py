@@ -8,3 +8,5 @@ DATA = Path(os.environ.get("GPCORE_DATA", ROOT / "data"))  # downloaded data set
 PAPER = ROOT / "data" / "paper"  # published numbers, one CSV per table
 WEIGHTS = ROOT / "data" / "weights"  # our trained networks
 FIGURES = Path(os.environ.get("GPCORE_FIGURES", ROOT / "figures"))  # what notebooks write
+# Where the runner puts what notebooks wrote once they ran to their end; only its --figures moves it.
+FINISHED = Path(os.environ.get("GPCORE_FINISHED", ROOT / "figures"))

@@ -26,14 +26,15 @@ class Record:
         self.notebook, self.study = notebook, study
         self.folder = paths.FIGURES / study.name / notebook
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.claims: list[dict[str, object]] = []
+        self.claims: dict[str, dict[str, str]] = {}
+        used = parameters.get("networks", [parameters["network"]] if "network" in parameters else study.networks)
         provenance = {
             "notebook": notebook,
             "study": study.name,
             "parameters": parameters,
             "images": dict(study.images),
-            "weights": weights.info(study.weights())["files"],
-            "epsilon": {name: study.epsilon(name) for name in study.networks},
+            "weights": {name: weights.info(study.weights(name))["files"] for name in used},
+            "epsilon": {name: study.epsilon(name) for name in used},
             "device": "cpu",
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
@@ -53,20 +54,23 @@ class Record:
     def claim(self, identity: str, **numbers: float) -> pd.DataFrame:
         """Enters a claim with its measured numbers; the verdict follows from them by `claims.CRITERIA`.
 
+        It follows from the numbers as printed, to three digits, so that a reader comes to the same one.
         Returns the ledger's rows of this notebook so far, for display.
         """
         rounded = {name: float(f"{value:.3g}") for name, value in numbers.items()}
         known = claims.statement(identity)
-        self.claims.append(
-            {
-                "id": identity,
-                "claim": known["statement"],
-                "holds when": known["criterion"],
-                "verdict": claims.verdict(identity, numbers),
-                "numbers": "; ".join(f"{name} {value:g}" for name, value in rounded.items()),
-            }
-        )
-        return self.rows("claims", pd.DataFrame(self.claims))
+        self.claims[identity] = {
+            "id": identity,
+            "claim": known["statement"],
+            "holds when": known["criterion"],
+            "verdict": claims.verdict(identity, rounded),
+            "numbers": "; ".join(f"{name} {value:g}" for name, value in rounded.items()),
+        }
+        return self.rows("claims", pd.DataFrame(self.claims.values()))
+
+    def ledger(self) -> pd.DataFrame:
+        """Writes the verdicts of all notebooks on this study to figures/STUDY/claims.csv and returns them."""
+        return self.rows("../claims", claims.ledger(self.study.name))
 
 
 def paper(table: str) -> pd.DataFrame:

@@ -1,17 +1,20 @@
-"""A study: data splits, the networks trained on them and their tuned epsilon, by name."""
+"""A study: data splits, the networks trained on them and their tuned settings, by name."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from gpcore import weights
+from gpcore import networks, weights
+from gpcore.crf import CRFRNN
 from gpcore.datasets import camvid, digits
-from gpcore.networks import FCN, fcn_small, fcn_vgg16
 
+POOLS = ("pool1", "pool2", "pool3", "pool4", "pool5")
 Data = Dataset[tuple[Tensor, Tensor]]
 
 
@@ -20,15 +23,16 @@ class Recipe:
     """How a network is trained: AdamW, one-cycle learning rate, exponential moving average of the weights.
 
     `samples` items make an epoch. With `crop`, items are random square crops of that size after a random rescaling by
-    `scale`, flipped and colour-jittered. `rate` applies to layers trained from scratch, `trunk_rate` to convolutions
-    that start from ImageNet weights; stages in `frozen` stay as they are. Class weights are 1 / frequency^balance.
+    `scale`, flipped and colour-jittered. `rate` applies to layers trained from scratch, `start_rate` to those that
+    start from given weights; layers whose names begin as in `frozen` stay as they are. Class weights are
+    1 / frequency^balance.
     """
 
     epochs: int
     samples: int
     batch: int
     rate: float
-    trunk_rate: float | None = None
+    start_rate: float | None = None
     frozen: tuple[str, ...] = ()
     balance: float = 0.0
     frequencies: tuple[float, ...] = ()
@@ -39,11 +43,27 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Network:
+    """A network of a study: how to build it for K classes, where its weights are kept and how they are trained.
+
+    Networks with one `store` share their weights; the last of them is the one that is trained. `start` names the
+    store, or "imagenet", whose weights the training starts from. At each of `layers` an epsilon of its own is chosen.
+    """
+
+    build: Callable[[int], nn.Module]
+    store: str
+    recipe: Recipe
+    start: str = ""
+    layers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """Data, networks and settings that a notebook is run on.
 
     `images` says how many evenly spaced images of a split the notebooks use; `photographs` whether its images and
-    label maps may be published; of `epsilons` the best on validation images becomes a network's epsilon.
+    label maps may be published. Of `epsilons` and of `crfs` (arguments of `crf.dense_crf`) the best on validation
+    images become a network's own. Trainings with other `seeds` tell a network's spread.
     """
 
     name: str
@@ -53,20 +73,21 @@ class Study:
     dataset: Callable[[str], Data]
     images: Mapping[str, int]
     batch: int
-    build: Callable[..., FCN]
-    recipe: Recipe
+    networks: Mapping[str, Network]
     epsilons: tuple[float, ...]
     photographs: bool
-    pretrained: bool = False
-    half: bool = False
-    networks: tuple[str, ...] = ("fcn32s", "fcn16s", "fcn8s")
+    crfs: tuple[dict[str, Any], ...] = ()
+    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def data(self, split: str, count: int | None = None) -> Data:
         """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
-        data = self.dataset(split)
-        total: int = len(data)  # type: ignore[arg-type]  # torch's Dataset declares no length
+        return Subset(self.dataset(split), self.indices(split, count))
+
+    def indices(self, split: str, count: int | None = None) -> list[int]:
+        """Where those images stand in the whole split."""
+        total: int = len(self.dataset(split))  # type: ignore[arg-type]  # torch's Dataset declares no length
         count = min(self.images[split] if count is None else count, total)
-        return Subset(data, [i * total // count for i in range(count)])
+        return [i * total // count for i in range(count)]
 
     def batches(self, split: str, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The same in batches (B x 3 x H x W, B x H x W), under a progress bar."""
@@ -79,27 +100,50 @@ class Study:
         image, labels = self.dataset(split)[index]
         return image[None], labels[None]
 
-    def weights(self, seed: int = 0) -> str:
-        """The name under which the trained weights are stored; one trunk serves the three strides."""
-        return f"{self.name}/fcn-seed{seed}"
-
-    def network(self, name: str, seed: int = 0) -> FCN:
-        """A trained network in evaluation mode."""
-        network = self.build(len(self.classes), self.stride(name))
-        network.load_state_dict(weights.load(self.weights(seed)))
-        return network.eval()
-
-    def stride(self, name: str) -> int:
+    def weights(self, name: str, seed: int = 0) -> str:
+        """The name under which a network's trained weights are stored.  Raises ValueError for an unknown network."""
         if name not in self.networks:
             raise ValueError(f"network: got {name!r}, expected one of {', '.join(self.networks)}")
-        return int(name.removeprefix("fcn").removesuffix("s"))
+        return f"{self.name}/{self.networks[name].store}-seed{seed}"
+
+    def network(self, name: str, seed: int = 0) -> nn.Module:
+        """A trained network in evaluation mode."""
+        state = weights.load(self.weights(name, seed))
+        network = self.networks[name].build(len(self.classes))
+        network.load_state_dict(state)
+        return network.eval()
+
+    def tuned(self, name: str, seed: int = 0) -> dict[str, Any]:
+        """What validation images chose for a network: its `epsilon`, `crf`, and the scores they were chosen by."""
+        return dict(weights.info(self.weights(name, seed))["networks"][name])
 
     def epsilon(self, name: str, seed: int = 0) -> float:
         """The network's epsilon, in image units of [0, 1], chosen on validation images."""
-        self.stride(name)
-        return float(weights.info(self.weights(seed))["networks"][name]["epsilon"])
+        return float(self.tuned(name, seed)["epsilon"])
 
 
+def _fcns(build: Callable[..., nn.Module], recipe: Recipe, start: str = "") -> dict[str, Network]:
+    """FCN-32s, 16s and 8s: three heads on one trunk, trained together."""
+    names = {f"fcn{stride}s": functools.partial(build, stride=stride) for stride in (32, 16, 8)}
+    fcns = {name: Network(variant, "fcn", recipe, start) for name, variant in names.items()}
+    return fcns | {"fcn8s": dataclasses.replace(fcns["fcn8s"], layers=POOLS[:4])}
+
+
+def _crf_rnn(build: Callable[[int], nn.Module], classes: int, **options: float) -> CRFRNN:
+    return CRFRNN(build(classes), classes, **options)  # type: ignore[arg-type]
+
+
+def _crfs(positions: tuple[float, ...], colours: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
+    """A grid of DenseCRFs: the bilateral kernel's widths and both kernels' weights."""
+    return tuple(
+        {"gaussian": (3, smoothness), "bilateral": (position, colour, compat)}
+        for position in positions
+        for colour in colours
+        for smoothness, compat in ((0.3, 0.3), (1, 1), (3, 3), (1, 4), (3, 10))
+    )
+
+
+_DIGITS = Recipe(epochs=10, samples=2000, batch=16, rate=3e-3)
 DIGITS = Study(
     name="digits",
     classes=digits.CLASSES,
@@ -108,10 +152,45 @@ DIGITS = Study(
     dataset=lambda split: digits.Digits(split, {"train": 100_000, "val": 100, "test": 150}[split]),
     images={"train": 100, "val": 100, "test": 150},
     batch=10,
-    build=fcn_small,
-    recipe=Recipe(epochs=10, samples=2000, batch=16, rate=3e-3),
+    networks={
+        **_fcns(networks.fcn_small, _DIGITS),
+        "deeplab": Network(networks.deeplab_small, "deeplab", _DIGITS),
+        "unet": Network(
+            networks.unet_small, "unet", dataclasses.replace(_DIGITS, epochs=6)
+        ),  # twice the cost of the others
+        "crfrnn": Network(
+            functools.partial(_crf_rnn, networks.fcn_small, stride=4, alpha=24, beta=40, gamma=6),
+            "crfrnn",
+            dataclasses.replace(_DIGITS, epochs=2, rate=1e-2, start_rate=3e-4),
+            start="fcn",
+        ),
+    },
     epsilons=(0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008),
     photographs=True,
+    crfs=_crfs((10, 30), (15, 45)),
+    seeds={"fcn32s": 3, "fcn16s": 3, "fcn8s": 3},
+)
+SCENES = dataclasses.replace(
+    DIGITS,
+    name="scenes",
+    classes=digits.SCENE_CLASSES,
+    colours=digits.SCENE_COLOURS,
+    dataset=lambda split: digits.Digits(split, {"train": 100_000, "val": 100, "test": 150}[split], scenes=True),
+    networks={"fcn8s": Network(networks.fcn_small, "fcn", dataclasses.replace(_DIGITS, epochs=8))},
+    crfs=(),
+    seeds={},
+)
+_CAMVID = Recipe(
+    epochs=18,
+    samples=367,
+    batch=4,
+    rate=1e-3,
+    start_rate=1e-4,
+    frozen=("conv1", "conv2", "conv3"),
+    balance=1 / 3,
+    frequencies=(17.54, 24.22, 1.02, 32.96, 4.67, 10.12, 1.22, 1.17, 6.11, 0.67, 0.30),
+    crop=224,
+    scale=(0.6, 1.5),
 )
 CAMVID = Study(
     name="camvid",
@@ -119,27 +198,14 @@ CAMVID = Study(
     colours=camvid.COLOURS,
     void=camvid.VOID,
     dataset=camvid.CamVid,
-    images={"train": 24, "val": 12, "test": 24},
+    images={"train": 24, "val": 20, "test": 24},
     batch=1,
-    build=fcn_vgg16,
-    recipe=Recipe(
-        epochs=18,
-        samples=367,
-        batch=4,
-        rate=1e-3,
-        trunk_rate=1e-4,
-        frozen=("conv1", "conv2", "conv3"),
-        balance=1 / 3,
-        frequencies=(17.54, 24.22, 1.02, 32.96, 4.67, 10.12, 1.22, 1.17, 6.11, 0.67, 0.30),
-        crop=224,
-        scale=(0.6, 1.5),
-    ),
-    epsilons=(0.00025, 0.0005, 0.001, 0.002),
+    networks=_fcns(networks.fcn_vgg16, _CAMVID, start="imagenet"),
+    epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001),
     photographs=False,
-    pretrained=True,
-    half=True,
+    crfs=_crfs((40, 80), (5, 13)),
 )
-STUDIES: dict[str, Study] = {study.name: study for study in (DIGITS, CAMVID)}
+STUDIES: dict[str, Study] = {study.name: study for study in (DIGITS, SCENES, CAMVID)}
 
 
 def study(name: str) -> Study:

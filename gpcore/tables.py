@@ -9,7 +9,16 @@ from torch import Tensor
 
 from gpcore import metrics
 
-NAMES = {"fcn32s": "FCN-32s", "fcn16s": "FCN-16s", "fcn8s": "FCN-8s"}
+NAMES = {
+    "fcn32s": "FCN-32s",
+    "fcn16s": "FCN-16s",
+    "fcn8s": "FCN-8s",
+    "deeplab": "DeepLab-v2",
+    "unet": "U-Net",
+    "crfrnn": "FCN-8s + CRF-RNN",
+}
+# the published network that each is compared with
+PUBLISHED = {**NAMES, "deeplab": "DeepLab-VGG16", "crfrnn": "CRFasRNN-coco"}
 
 
 def points(value: float, low: float, high: float) -> str:
@@ -17,9 +26,29 @@ def points(value: float, low: float, high: float) -> str:
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def gain_rows(measured: Mapping[str, tuple[Tensor, pd.DataFrame]], epsilons: Mapping[str, float]) -> pd.DataFrame:
+    """For each network's `experiments.guided_counts`: base and guided mIoU, the gain with its interval, and pixels."""
+    rows = []
+    for name, ((before, after), pixels) in measured.items():
+        rows.append(
+            {
+                "network": name,
+                "epsilon": epsilons[name],
+                "base": 100 * metrics.miou(before.sum(0)).item(),
+                "guided": 100 * metrics.miou(after.sum(0)).item(),
+                **dict(zip(("gain", "low", "high"), metrics.gain(before, after), strict=True)),
+                "base_accuracy": 100 * metrics.accuracy(before.sum(0)).item(),
+                "guided_accuracy": 100 * metrics.accuracy(after.sum(0)).item(),
+                **pixels.sum(),
+                "images": len(before),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Base, guided and gain of `experiments.gain_rows` beside the published ones, and the difference of the gains."""
-    given = published.set_index("network").reindex(rows["network"].map(NAMES)).set_index(rows.index)
+    """Base, guided and gain of `gain_rows` beside the published ones, and the difference of the gains."""
+    given = published.set_index("network").reindex(rows["network"].map(PUBLISHED)).set_index(rows.index)
     paper_gain = given["guided"] - given["base"]
     table = pd.DataFrame(
         {
@@ -49,6 +78,67 @@ def gain_table(
                 {"label": label, name: value, "miou": 100 * metrics.miou(after.sum(0)).item(), **gain._asdict()}
             )
     return pd.DataFrame(rows).rename(columns={"value": "gain"})
+
+
+def differences(counts: Tensor, pairs: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
+    """mIoU of setting b minus that of setting a with its interval, for named pairs (a, b) of V x N x K x K counts."""
+    rows = [(name, *metrics.gain(counts[a], counts[b])) for name, (a, b) in pairs.items()]
+    return pd.DataFrame(rows, columns=["difference", "points", "low", "high"])
+
+
+def class_gains(counts: Tensor, classes: Sequence[str]) -> pd.DataFrame:
+    """IoU of every class before and after, from 2 x N x K x K counts, and the gain with its interval over images."""
+    before, after = (100 * metrics.class_iou(c.sum(0)) for c in counts)
+    rows = []
+    for k, name in enumerate(classes):
+        interval = metrics.bootstrap(
+            lambda a, b, k=k: 100 * (metrics.class_iou(b.sum(0)) - metrics.class_iou(a.sum(0)))[k], *counts
+        )
+        rows.append((name, before[k].item(), after[k].item(), *interval))
+    return pd.DataFrame(rows, columns=["class", "base", "guided", "gain", "low", "high"])
+
+
+def widest_range(epsilons: Sequence[float], gains: Sequence[float]) -> tuple[float, float]:
+    """Ends of the widest run (by ratio) of neighbouring positive epsilons that all gain; (0, 0) where none does."""
+    best, run = (0.0, 0.0), list[float]()
+    for epsilon, gain in sorted(zip(epsilons, gains, strict=True)):
+        run = [*run, epsilon] if epsilon > 0 and gain > 0 else []
+        if run and (not best[0] or run[-1] / run[0] > best[1] / best[0]):
+            best = (run[0], run[-1])
+    return best
+
+
+def ranges(rows: pd.DataFrame) -> pd.DataFrame:
+    """For every label of a sweep: the ends of its `widest_range`, their ratio, and the best gain with its epsilon."""
+    table = []
+    for label, part in rows.groupby("label", sort=False):
+        low, high = widest_range(part["epsilon"].tolist(), part["gain"].tolist())
+        gain, epsilon = max(zip(part["gain"], part["epsilon"], strict=True))
+        table.append((label, low, high, high / low if low else 0.0, epsilon, gain))
+    columns = ["network", "gains from ε", "to ε", "ratio", "best ε", "its gain"]
+    return pd.DataFrame(table, columns=columns).set_index("network")
+
+
+def settings(crfs: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
+    """Every network's DenseCRF, one column per number."""
+    columns = ["network", "gaussian sxy", "gaussian weight", "bilateral sxy", "bilateral srgb", "bilateral weight"]
+    rows = [(NAMES[name], *crf["gaussian"], *crf["bilateral"]) for name, crf in crfs.items()]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def toy_numbers(toy: pd.DataFrame, case: str) -> dict[str, float]:
+    """What the ledger asks of one case of `experiments.toy_rows`: printed numbers matched, the angle between the two
+    signals, and which way each moves the most likely class (1 or 0 for yes or no)."""
+    part = toy[toy["case"] == case]
+    onehot, uniform = (part[part["label"] == label]["eq. (5)"].to_numpy() for label in ("one-hot", "uniform"))
+    top = int(part[part["label"] == "one-hot"]["y"].to_numpy().argmax())
+    return {
+        "matches": float(part["match"].sum()),
+        "expected": float(len(part)),
+        "cosine": float(onehot @ uniform / (np.linalg.norm(onehot) * np.linalg.norm(uniform))),
+        "onehot_top_raised": float(onehot[top] > 0),
+        "uniform_top_lowered": float(uniform[top] < 0),
+    }
 
 
 def image_spread(counts: Mapping[str, Tensor]) -> pd.DataFrame:

@@ -1,9 +1,10 @@
-"""Fit a study's networks: `python -m gpcore.training digits`. Runs resume from their last epoch."""
+"""Fit a study's networks: `python -m gpcore.training digits --only unet`. Runs resume from their last epoch."""
 
 import argparse
 import dataclasses
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import tv_tensors
 from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from gpcore import experiments, metrics, paths, weights
-from gpcore.networks import FCN, load_imagenet_vgg16
+from gpcore.crf import CRFRNN
+from gpcore.networks import Trunk, load_imagenet_vgg16
 from gpcore.studies import Data, Recipe, Study, study
+
+LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
 
 
 def class_weights(recipe: Recipe) -> Tensor | None:
@@ -61,25 +66,27 @@ def batches(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def fit(
-    network: FCN,
+    network: Trunk | CRFRNN,
     data: Data,
     recipe: Recipe,
     *,
     void: int,
     checkpoint: Path,
+    started: Iterable[str] = (),
     seed: int = 0,
     device: str = "cpu",
-) -> tuple[FCN, list[float]]:
+) -> tuple[nn.Module, list[float]]:
     """Trains `network` on `data`; returns the averaged network in eval mode and the mean loss of every epoch.
 
-    After each epoch everything needed to go on is written to `checkpoint`; a run that finds one continues there and
-    ends in the same weights as one that was never interrupted.
+    `started` names the parameters that do not start from scratch. After each epoch everything needed to go on is
+    written to `checkpoint`; a run that finds one continues there and ends in the same weights as one that was never
+    interrupted.
     """
     network.to(device).train()
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(recipe.frozen))
-        rate = recipe.trunk_rate if recipe.trunk_rate and name.startswith("conv") else recipe.rate
+        rate = recipe.start_rate if recipe.start_rate and name in started else recipe.rate
         if parameter.requires_grad:
             groups.setdefault(rate, []).append(parameter)
     optimizer = torch.optim.AdamW([{"params": group} for group in groups.values()], weight_decay=recipe.weight_decay)
@@ -118,26 +125,42 @@ def fit(
     return network.eval(), history
 
 
-def train(chosen: Study, seed: int = 0, device: str = "cpu") -> None:
-    """Fits the shared trunk and heads, stores them, then scores each stride and chooses its epsilon on "val"."""
+def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None:
+    """Fits the network kept in `store` and saves it, then chooses the settings of all that share it on "val"."""
+    sharing = [name for name, network in chosen.networks.items() if network.store == store]
+    planned = chosen.networks[sharing[-1]]
     torch.manual_seed(seed)
-    network = chosen.build(len(chosen.classes), 8)
-    if chosen.pretrained:
-        load_imagenet_vgg16(network, imagenet_features())
-    name = chosen.weights(seed)
+    network: Any = planned.build(len(chosen.classes))
+    started = start(network, planned.start, chosen, seed)
+    name = chosen.weights(sharing[-1], seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     trained, history = fit(
         network,
         chosen.dataset("train"),
-        chosen.recipe,
+        planned.recipe,
         void=chosen.void,
         checkpoint=checkpoint,
+        started=started,
         seed=seed,
         device=device,
     )
-    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(chosen.recipe), "loss": history}
-    weights.save(name, trained.cpu().state_dict(), info, half=chosen.half)
-    weights.update(name, networks={stride: tune(chosen, stride) for stride in chosen.networks})
+    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(planned.recipe), "loss": history}
+    base = f"{chosen.name}/{planned.start}-seed{seed}" if planned.start not in ("", "imagenet") else ""
+    weights.save(name, trained.cpu().state_dict(), info, half=True, base=base)
+    weights.update(name, networks={each: tune(chosen, each, seed) for each in sharing})
+
+
+def start(network: nn.Module, source: str, chosen: Study, seed: int) -> set[str]:
+    """Copies what fits of a store's weights, or ImageNet's, into `network`; returns the names of those parameters."""
+    if source == "imagenet":
+        load_imagenet_vgg16(network, imagenet_features())  # type: ignore[arg-type]
+        return {name for name, _ in network.named_parameters() if name.startswith("conv")}
+    given = weights.load(f"{chosen.name}/{source}-seed{seed}") if source else {}
+    inner = network.network if isinstance(network, CRFRNN) else network
+    fitting = {key: value for key, value in given.items() if key in inner.state_dict()}
+    inner.load_state_dict(fitting, strict=False)
+    prefix = "network." if isinstance(network, CRFRNN) else ""
+    return {prefix + key for key in fitting}
 
 
 def imagenet_features() -> dict[str, Tensor]:
@@ -149,21 +172,62 @@ def imagenet_features() -> dict[str, Tensor]:
     return features
 
 
-def tune(chosen: Study, name: str) -> dict[str, object]:
-    """Validation mIoU of a network alone and over the study's epsilons, and the epsilon that does best."""
-    counts = experiments.sweep_counts(chosen, name, "val", (0.0, *chosen.epsilons))
-    scores = (100 * metrics.miou(counts.sum(1))).tolist()
-    best = max(zip(scores[1:], chosen.epsilons, strict=True))[1]
-    return {"epsilon": best, "val": scores[0], "sweep": dict(zip(map(str, chosen.epsilons), scores[1:], strict=True))}
+def tune(chosen: Study, name: str, seed: int = 0) -> dict[str, object]:
+    """What does best on validation images: the network's epsilon, and the CRF put on its scores where there is a grid.
+
+    With them the scores (mIoU of 100) over the whole sweep, `val` being the network alone.
+    """
+    base, best, sweep = choose(chosen, name, chosen.epsilons, seed=seed)
+    found: dict[str, object] = {"epsilon": best, "val": base, "sweep": sweep}
+    if seed:
+        return found
+    for layer in chosen.networks[name].layers:
+        epsilons = [float(f"{factor * layer_scale(chosen, name, layer):.2g}") for factor in LAYER_FACTORS]
+        _, best, sweep = choose(chosen, name, epsilons, at=layer, count=chosen.images["val"] // 2)
+        found[layer] = {"epsilon": best, "sweep": sweep}
+    if chosen.crfs:
+        counts = experiments.crf_grid_counts(chosen, name, "val", chosen.images["val"] // 4)
+        scores = (100 * metrics.miou(counts.sum(1))).tolist()
+        grid = {json.dumps(crf): round(score, 4) for crf, score in zip(chosen.crfs, scores, strict=True)}
+        found |= {"crf": chosen.crfs[scores.index(max(scores))], "grid": grid}
+    return found
+
+
+def choose(
+    chosen: Study,
+    name: str,
+    epsilons: Sequence[float],
+    *,
+    at: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> tuple[float, float, dict[str, float]]:
+    """Validation mIoU of the network alone, the best of `epsilons`, and the mIoU of each."""
+    counts = experiments.sweep_counts(chosen, name, "val", (0.0, *epsilons), at=at, count=count, seed=seed)
+    base, *scores = (round(score, 4) for score in (100 * metrics.miou(counts.sum(1))).tolist())
+    return base, max(zip(scores, epsilons, strict=True))[1], dict(zip(map(str, epsilons), scores, strict=True))
+
+
+def layer_scale(chosen: Study, name: str, layer: str) -> float:
+    """Root mean square of a layer's activations on a few validation images: the unit of its epsilons."""
+    with torch.no_grad():
+        network = create_feature_extractor(chosen.network(name), [layer])
+        squares = [network(x)[layer].square().mean() for x, _ in chosen.batches("val", 5)]
+    return torch.stack(squares).mean().sqrt().item()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=study, help="digits or camvid")
+    parser.add_argument("study", type=study, help="digits, scenes or camvid")
+    parser.add_argument("--only", nargs="+", metavar="STORE", help="fcn deeplab ...; default: all, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    train(args.study, args.seed, args.device)
+    stores = dict.fromkeys(network.store for network in args.study.networks.values())
+    for store in args.only or stores:
+        if store not in stores:
+            parser.error(f"--only: got {store!r}, expected some of {', '.join(stores)}")
+        train(args.study, store, args.seed, args.device)
 
 
 if __name__ == "__main__":

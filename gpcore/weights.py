@@ -24,13 +24,16 @@ def save(
     info: Mapping[str, object],
     *,
     half: bool = False,
+    base: str = "",
     shard_bytes: int = 7_500_000,
     root: Path = paths.WEIGHTS,
 ) -> None:
     """Stores `state` as root/`name`-IofN.safetensors, no file above `shard_bytes`, and its index entry.
 
-    Floating tensors become float16 if `half`. `info` (recipe, seed, data set, scores, epsilon) joins the entry beside
-    "files" and "parameters" (floating values stored). Same state, same bytes. An earlier save's other shards go.
+    Floating tensors become float16 if `half`. A tensor equal to one of the saved `base`, under its name or behind a
+    prefix ("network.conv1.weight"), is not stored again. `info` (recipe, seed, data set, scores, epsilon) joins the
+    entry beside "files" and "parameters" (floating values stored). Same state, same bytes. An earlier save's other
+    shards go.
     Raises ValueError: bad name, no tensors, "files" in info, a tensor above the limit or out of float16's range.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):
@@ -39,7 +42,13 @@ def save(
         raise ValueError("state: got no tensors, expected at least one")
     shards: list[dict[str, Tensor]] = []
     room = -1
+    known = load(base, root=root) if base else {}
+    shared: dict[str, str] = {}
     for key, value in sorted(state.items()):
+        twin = next((k for k in known if f".{key}".endswith(f".{k}") and torch.equal(known[k], value.cpu())), None)
+        if twin is not None:
+            shared[key] = twin
+            continue
         tensor = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         if half and tensor.is_floating_point():
             tensor = tensor.half()
@@ -56,7 +65,8 @@ def save(
     blobs = {f"{name}-{i}of{len(shards)}.safetensors": safetensors.torch.save(s) for i, s in enumerate(shards, 1)}
     parameters = sum(t.numel() for shard in shards for t in shard.values() if t.is_floating_point())
     files = {file: hashlib.sha256(blob).hexdigest() for file, blob in blobs.items()}
-    _put(root, name, {"parameters": parameters, "files": files}, info, blobs)
+    entry = {"parameters": parameters, "files": files} | ({"base": base, "shared": shared} if base else {})
+    _put(root, name, entry, info, blobs)
     shard_name = re.compile(re.escape(Path(name).name) + r"-\d+of\d+\.safetensors")
     for path in (root / name).parent.iterdir():
         if shard_name.fullmatch(path.name) and path.relative_to(root).as_posix() not in files:
@@ -69,13 +79,17 @@ def load(name: str, *, root: Path = paths.WEIGHTS) -> dict[str, Tensor]:
     Raises ValueError: unknown name, or a file that is not the one saved. FileNotFoundError: a shard is missing.
     """
     state: dict[str, Tensor] = {}
-    for file, expected in info(name, root=root)["files"].items():
+    entry = info(name, root=root)
+    for file, expected in entry["files"].items():
         if not (root / file).is_file():
             raise FileNotFoundError(f"weights {name!r}: {root / file} is missing; restore it or train anew")
         blob = (root / file).read_bytes()
         if (found := hashlib.sha256(blob).hexdigest()) != expected:
             raise ValueError(f"weights {name!r}: {root / file} has SHA-256 {found}, expected {expected}")
         state |= safetensors.torch.load(blob)
+    if "base" in entry:
+        known = load(entry["base"], root=root)
+        state |= {key: known[twin] for key, twin in entry["shared"].items()}
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
 
 

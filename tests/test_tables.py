@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gpcore import results, tables
+from gpcore.experiments import toy_rows
+
+
+def pairs(hits):
+    """Counts of one image with 10 pixels of each of two classes; hits: right pixels of the first."""
+    return torch.tensor([[[h, 10 - h], [0, 10]] for h in hits])
+
+
+def iou(hits):
+    return 100 * (hits / 10 + 10 / (20 - hits)) / 2
+
+
+def test_gain_rows_by_hand():
+    counts = torch.stack([pairs([4, 4]), pairs([7, 7])])
+    pixels = pd.DataFrame({"corrected": [3, 4], "newly_wrong": [0, 1]})
+    row = tables.gain_rows({"fcn8s": (counts, pixels)}, {"fcn8s": 0.01}).iloc[0]
+    assert row["network"] == "fcn8s"
+    assert row["base"] == pytest.approx(iou(4))
+    assert row["guided"] == pytest.approx(iou(7))
+    assert [row["gain"], row["low"], row["high"]] == pytest.approx([iou(7) - iou(4)] * 3)  # both images are alike
+    assert (row["base_accuracy"], row["guided_accuracy"]) == pytest.approx((70, 85))
+    assert (row["corrected"], row["newly_wrong"], row["images"]) == (7, 1, 2)
+
+
+def test_beside_compares_with_the_right_network():
+    rows = tables.gain_rows(
+        {"deeplab": (torch.stack([pairs([4]), pairs([7])]), pd.DataFrame({"corrected": [3], "newly_wrong": [1]}))},
+        {"deeplab": 0.01},
+    )
+    table = tables.beside(rows, results.paper("segmentation")).loc["DeepLab-v2"]
+    assert (table["paper base"], table["paper +GP"]) == (66.9, 69.1)
+    assert table["gain − paper's"] == round(iou(7) - iou(4) - 2.2, 2)
+
+
+def test_differences_are_of_the_second_less_the_first():
+    counts = torch.stack([pairs([4, 6]), pairs([5, 9])])
+    (row,) = tables.differences(counts, {"b − a": (0, 1)}).to_dict("records")
+    assert row["difference"] == "b − a"
+    together = lambda hits: 100 * (hits / 20 + 20 / (40 - hits)) / 2  # noqa: E731
+    assert row["points"] == pytest.approx(together(14) - together(10))
+    assert row["low"] == pytest.approx(iou(5) - iou(4))
+    assert row["high"] == pytest.approx(iou(9) - iou(6))
+
+
+def test_class_gains_by_hand():
+    rows = tables.class_gains(torch.stack([pairs([4, 4]), pairs([7, 7])]), ["a", "b"]).set_index("class")
+    assert rows.loc["a"].tolist() == pytest.approx([40, 70, 30, 30, 30])
+    assert rows.loc["b", "base"] == pytest.approx(100 * 10 / 16)
+    assert rows.loc["b", "gain"] == pytest.approx(100 * (10 / 13 - 10 / 16))
+
+
+def test_a_class_missing_from_some_resamples_still_has_an_interval():
+    one, other = torch.tensor([[4, 6], [0, 0]]), torch.tensor([[0, 0], [2, 8]])
+    rows = tables.class_gains(torch.stack([torch.stack([one, other]), torch.stack([one, other])]), ["a", "b"])
+    assert rows[["gain", "low", "high"]].to_numpy().tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ([-1, 0, 1, 1, 1, -1], (0.5, 2)),
+        ([9, 0, -1, -1, 2, 3], (2, 4)),
+        ([9, 0, 1, -1, 1, 1], (2, 4)),
+        ([9, 0, 1, 1, -1, 1], (0.5, 1)),
+        ([9, 0, -1, 0, -1, -1], (0, 0)),
+    ],
+)
+def test_widest_range(gains, expected):
+    assert tables.widest_range([-1, 0, 0.5, 1, 2, 4], gains) == expected
+
+
+def test_ranges_tell_the_best_of_each_network():
+    rows = pd.DataFrame({"label": ["a"] * 3 + ["b"] * 3, "epsilon": [0, 1, 4] * 2, "gain": [0, 2, 1, 0, -1, -2]})
+    found = tables.ranges(rows)
+    assert found.loc["a"].tolist() == [1, 4, 4, 1, 2]
+    assert found.loc["b"].tolist() == [0, 0, 0, 0, 0]
+
+
+def test_toy_numbers_of_figure_9():
+    toy = toy_rows(results.paper("toy"))
+    assert len(toy) == 20
+    assert toy["match"].all()
+    assert toy["eq. (5)"].round(4).tolist()[:5] == [0, -0.08, 0.026, 0.02, 0.034]
+    assert toy["eq. (5)"].round(4).tolist()[15:] == [-0.1575, -0.045, 0.2475, -0.027, -0.018]
+    unimodal = tables.toy_numbers(toy, "unimodal")
+    uniform, onehot = np.array([0, -0.08, 0.026, 0.02, 0.034]), np.array([-0.12, 0.24, -0.042, -0.06, -0.018])
+    cosine = uniform @ onehot / np.sqrt((uniform @ uniform) * (onehot @ onehot))
+    assert unimodal == pytest.approx(
+        {"matches": 10, "expected": 10, "cosine": cosine, "onehot_top_raised": 1, "uniform_top_lowered": 1}
+    )
+    altered = results.paper("toy").assign(signal=lambda t: t["signal"] + 0.002)
+    assert tables.toy_numbers(toy_rows(altered), "bimodal")["matches"] == 0

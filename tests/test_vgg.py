@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torchvision.models import vgg16
+
+from gpcore.networks import deeplab_vgg16, fcn_small, fcn_vgg16, load_imagenet_vgg16, unet_vgg16
+from gpcore.networks.vgg import SMALL, Trunk
+
+
+@pytest.mark.parametrize("build", [fcn_vgg16, unet_vgg16])
+def test_imagenet_weights_reach_every_convolution(build):
+    source = vgg16(weights=None).features
+    network = build(11)
+    load_imagenet_vgg16(network, source.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before, after = network.features(images)
+        assert torch.allclose(after[4], source((images - network.mean) / network.std), atol=1e-4)
+    assert [tuple(x.shape[1:]) for x in before] == [
+        (64, 64, 64),
+        (128, 32, 32),
+        (256, 16, 16),
+        (512, 8, 8),
+        (512, 4, 4),
+    ]
+    with pytest.raises(ValueError, match="features: got 13 convolutions, expected 8"):
+        load_imagenet_vgg16(fcn_small(11), source.state_dict())
+
+
+def test_stride_8_keeps_the_size_and_looks_as_far():
+    """From pool3 on nothing shrinks; conv5 is dilated, so that its neighbours lie where they lay at stride 16."""
+    coarse, fine = Trunk(SMALL), Trunk(SMALL, stride=8)
+    images = torch.rand(1, 3, 64, 96)
+    assert [tuple(x.shape[-2:]) for x in fine.features(images)[1]] == [(32, 48), (16, 24), (8, 12), (8, 12), (8, 12)]
+    assert [tuple(x.shape[-2:]) for x in coarse.features(images)[1]] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
+    assert (fine.conv5_1.dilation, fine.conv4_1.dilation, coarse.conv5_1.dilation) == ((2, 2), (1, 1), (1, 1))
+    assert {k: v.shape for k, v in fine.state_dict().items()} == {k: v.shape for k, v in coarse.state_dict().items()}
+
+
+def test_images_are_normalised():
+    trunk = Trunk(SMALL, mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 0.125))
+    with torch.no_grad():
+        got = trunk.features(torch.ones(1, 3, 32, 32))[0][0]
+        by_hand = torch.tensor([1.0, 3.0, 7.0]).view(1, 3, 1, 1).expand(-1, -1, 32, 32)
+        assert torch.allclose(got, trunk.relu1_1(trunk.conv1_1(by_hand)))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="stages: got 4 stages, expected 5"):
+        Trunk(SMALL[:4])
+
+
+def test_deeplab_takes_the_same_trunk():
+    network = deeplab_vgg16(11)
+    load_imagenet_vgg16(network, vgg16(weights=None).features.state_dict())
