@@ -53,17 +53,17 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "network": rows["network"].map(NAMES),
-            "ε": rows["epsilon"],
-            "base": rows["base"].round(2),
-            "+GP": rows["guided"].round(2),
+            "ε": rows["epsilon"].map("{:g}".format),
+            "base": rows["base"],
+            "+GP": rows["guided"],
             "gain [95 %]": [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)],
-            "corrected : newly wrong": (rows["corrected"] / rows["newly_wrong"]).round(2),
+            "corrected : newly wrong": rows["corrected"] / rows["newly_wrong"],
             "paper base": given["base"],
             "paper +GP": given["guided"],
-            "gain − paper's": (rows["gain"] - paper_gain).round(2),
+            "gain − paper's": rows["gain"] - paper_gain,
         }
     )
-    return table.set_index("network").astype(object).where(lambda t: t.notna(), "–")
+    return table.set_index("network").map(lambda x: "–" if x != x else x if isinstance(x, str) else f"{x:.2f}")
 
 
 def gain_table(

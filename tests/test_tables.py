@@ -34,8 +34,9 @@ def test_beside_compares_with_the_right_network():
         {"deeplab": 0.01},
     )
     table = tables.beside(rows, results.paper("segmentation")).loc["DeepLab-v2"]
-    assert (table["paper base"], table["paper +GP"]) == (66.9, 69.1)
-    assert table["gain − paper's"] == round(iou(7) - iou(4) - 2.2, 2)
+    assert (table["paper base"], table["paper +GP"]) == ("66.90", "69.10")
+    assert (table["ε"], table["base"], table["corrected : newly wrong"]) == ("0.01", f"{iou(4):.2f}", "3.00")
+    assert table["gain − paper's"] == f"{iou(7) - iou(4) - 2.2:.2f}"
 
 
 def test_differences_are_of_the_second_less_the_first():
