@@ -47,7 +47,10 @@ def accuracy(matrix: Tensor) -> Tensor:
 
 
 def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
-    """`statistic` of N-image samples with its percentile interval; all samples are resampled by the same images."""
+    """`statistic` of N-image samples with its percentile interval; all samples are resampled by the same images.
+
+    Resamples in which it is undefined, such as the IoU of a class that none of their images shows, do not count.
+    """
     count = len(samples[0])
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randint(count, (count,), generator=generator) for _ in range(resamples)]

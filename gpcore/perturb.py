@@ -202,10 +202,9 @@ def _direction(gradient: Tensor, direction: str) -> Tensor:
     unit = gradient / largest.where(largest > 0, 1)
     if direction == "linf":
         return unit
-    norm: Tensor = torch.linalg.vector_norm(unit.flatten(1), dim=1).view(
-        shape
-    )  # of the rescaled: tiny squares would vanish
-    return unit / norm.clamp_min(1)  # at least 1, but 0 where the gradient is
+    # of the rescaled, since tiny squares would vanish: at least 1, but 0 where the gradient is
+    norm: Tensor = torch.linalg.vector_norm(unit.flatten(1), dim=1).view(shape)
+    return unit / norm.clamp_min(1)
 
 
 def _logits(output: Any) -> Tensor:

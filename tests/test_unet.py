@@ -1,22 +1,7 @@
-import pytest
 import torch
 from torch import nn
 
-from gpcore.networks import unet_small, unet_vgg16
-
-
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def test_parameter_counts():
-    assert count(unet_vgg16(11)) == 16_593_211
-    assert count(unet_small(11)) == 1_012_179
-
-
-@pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 131), (96, 128)])
-def test_output_has_the_image_size(size):
-    assert unet_small(11).eval()(torch.rand(2, 3, *size)).shape == (2, 11, *size)
+from gpcore.networks import unet_small
 
 
 def test_levels_join_upsampled_and_skipped_activations():

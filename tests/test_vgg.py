@@ -2,7 +2,15 @@ import pytest
 import torch
 from torchvision.models import vgg16
 
-from gpcore.networks import deeplab_vgg16, fcn_small, fcn_vgg16, load_imagenet_vgg16, unet_vgg16
+from gpcore.networks import (
+    deeplab_small,
+    deeplab_vgg16,
+    fcn_small,
+    fcn_vgg16,
+    load_imagenet_vgg16,
+    unet_small,
+    unet_vgg16,
+)
 from gpcore.networks.vgg import SMALL, Trunk
 
 
@@ -52,3 +60,22 @@ def test_errors():
 def test_deeplab_takes_the_same_trunk():
     network = deeplab_vgg16(11)
     load_imagenet_vgg16(network, vgg16(weights=None).features.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("build", "count"),
+    [
+        (deeplab_vgg16, 17_146_220),
+        (deeplab_small, 1_005_124),
+        (unet_vgg16, 16_593_211),
+        (unet_small, 1_012_179),
+    ],
+)
+def test_parameter_counts(build, count):
+    assert sum(parameter.numel() for parameter in build(11).parameters()) == count
+
+
+@pytest.mark.parametrize("build", [deeplab_small, unet_small])
+@pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 131), (96, 128)])
+def test_output_has_the_image_size(build, size):
+    assert build(11).eval()(torch.rand(2, 3, *size)).shape == (2, 11, *size)
