@@ -38,6 +38,11 @@ def _reaches(n: Numbers, name: str, factor: float, other: str) -> bool:
     return n[name] >= factor * n[other] - 1e-12
 
 
+def _mcnemar(n: Numbers) -> Outcome:
+    """Whether more is corrected than spoilt: undecided where the test does not tell."""
+    return None if n["p"] >= 0.05 else n["gain"] > 0
+
+
 def _each(n: Numbers, suffix: str) -> list[str]:
     """The names of one quantity over all networks; there must be some."""
     names = [name for name in n if name.endswith(suffix)]
@@ -80,6 +85,9 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "GP-25": lambda n: n["matches"] == n["expected"] and n["cosine"] < 0,
     "GP-26": lambda n: n["matches"] == n["expected"] and n["onehot_top_raised"] == 1 == n["uniform_top_lowered"],
     "GP-27": lambda n: n["error"] <= 1e-6,
+    "GP-28": _mcnemar,
+    "GP-29": _mcnemar,
+    "GP-30": lambda n: _sign(n["segmentation"] - n["classification_high"], n["segmentation"] - n["classification_low"]),
 }
 
 

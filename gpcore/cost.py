@@ -65,6 +65,17 @@ def _tasks(study: Study, name: str) -> dict[str, Callable[[], object]]:
     return {ALONE: alone, **steps}
 
 
+def relative(tasks: Mapping[str, Callable[[Tensor], object]], images: Tensor) -> pd.Series:
+    """Floating-point operations of each task on a batch, in multiples of the first one's."""
+    spent = {}
+    for name, task in tasks.items():
+        with FlopCounterMode(display=False) as flops, torch.no_grad():
+            task(images)
+        spent[name] = flops.get_total_flops()
+    first = next(iter(spent.values()))
+    return pd.Series({name: count / first for name, count in spent.items()})
+
+
 def operations(study: Study, name: str) -> pd.DataFrame:
     """Floating-point operations (1e9) and peak memory (1e6 bytes) of one pass and of one guided step at every place,
     for one batch of the study's."""

@@ -1,20 +1,24 @@
 """The measurements behind the notebooks: loops over a study's images that end in counts or rows."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpcore import metrics
+from gpcore.adapt import VIEWS, Tent, augmented
 from gpcore.crf import dense_crf
+from gpcore.datasets.corruptions import corrupt
 from gpcore.figures import Panel, change_map
 from gpcore.perturb import guide, logit_signal, pseudo_labels, sweep
 from gpcore.studies import Study
 
 
-def _counts(study: Study, logits: Tensor, labels: Tensor) -> Tensor:
+def count_pixels(study: Study, logits: Tensor, labels: Tensor) -> Tensor:
+    """Confusion counts of a batch: B x K x K from logits B x K x h x w and labels B x h x w."""
     pairs = zip(logits.argmax(1), labels, strict=True)
     return torch.stack([metrics.confusion(p, t, len(study.classes), study.void) for p, t in pairs])
 
@@ -27,7 +31,7 @@ def base_counts(study: Study, name: str, split: str, count: int | None = None) -
     """Confusion counts of the network alone: N x K x K."""
     network = study.network(name)
     with torch.no_grad():
-        return torch.cat([_counts(study, network(x), y) for x, y in study.batches(split, count)])
+        return torch.cat([count_pixels(study, network(x), y) for x, y in study.batches(split, count)])
 
 
 def sweep_counts(
@@ -37,19 +41,20 @@ def sweep_counts(
     epsilons: Sequence[float],
     *,
     labels: str = "onehot",
+    signal: str = "ce",
     at: str | None = None,
     count: int | None = None,
     seed: int = 0,
 ) -> Tensor:
     """Confusion counts after one guided step, for each epsilon (0 is the network alone): E x N x K x K.
 
-    `labels` is a strategy of `guide`, or "truth" for the ideal direction; `at` a module instead of the input; `seed`
-    that of the network's training.
+    `labels` is a strategy of `guide`, or "truth" for the ideal direction; `signal` as there; `at` a module
+    instead of the input; `seed` that of the network's training.
     """
     network, counts = study.network(name, seed), []
     for x, y in study.batches(split, count):
-        swept = sweep(network, x, epsilons, labels=_labels(labels, y), at=at, void=study.void)
-        counts.append(torch.stack([_counts(study, logits, y) for _, logits in swept]))
+        swept = sweep(network, x, epsilons, labels=_labels(labels, y), signal=signal, at=at, void=study.void)
+        counts.append(torch.stack([count_pixels(study, logits, y) for _, logits in swept]))
     return torch.cat(counts, 1)
 
 
@@ -68,7 +73,7 @@ def guided_counts(
     epsilon = study.epsilon(name, seed) if epsilon is None else epsilon
     for x, y in study.batches(split, count):
         guided = guide(network, x, epsilon)
-        counts.append(torch.stack([_counts(study, logits, y) for logits in guided.trajectory]))
+        counts.append(torch.stack([count_pixels(study, logits, y) for logits in guided.trajectory]))
         kinds = changes(guided.before.argmax(1), guided.after.argmax(1), y, study.void)
         pixels = (kinds[kind].flatten(1).sum(1).tolist() for kind in ("corrected", "newly wrong"))
         rows += list(zip(*pixels, strict=True))
@@ -81,7 +86,7 @@ def crf_grid_counts(study: Study, name: str, split: str, count: int | None = Non
     for x, y in study.batches(split, count):
         with torch.no_grad():
             scores = network(x)
-        counts.append(torch.stack([_counts(study, _refined(scores, x, crf), y) for crf in study.crfs]))
+        counts.append(torch.stack([count_pixels(study, _refined(scores, x, crf), y) for crf in study.crfs]))
     return torch.cat(counts, 1)
 
 
@@ -91,7 +96,7 @@ def crf_counts(study: Study, name: str, split: str, count: int | None = None) ->
     for x, y in study.batches(split, count):
         guided = guide(network, x, tuned["epsilon"])
         with_crf = ((scores, _refined(scores, x, tuned["crf"])) for scores in guided.trajectory)
-        counts.append(torch.stack([_counts(study, scores, y) for pair in with_crf for scores in pair]))
+        counts.append(torch.stack([count_pixels(study, scores, y) for pair in with_crf for scores in pair]))
     return torch.cat(counts, 1)
 
 
@@ -106,8 +111,43 @@ def iteration_counts(
     network, epsilon, counts = study.network(name), study.epsilon(name), []
     for x, y in study.batches(split, count):
         guided = guide(network, x, epsilon, steps=steps, renew=renew)
-        counts.append(torch.stack([_counts(study, logits, y) for logits in guided.trajectory]))
+        counts.append(torch.stack([count_pixels(study, logits, y) for logits in guided.trajectory]))
     return torch.cat(counts, 1)
+
+
+def methods(study: Study, name: str) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What a user could do with a test batch, each a function from B x C x H x W images to logits.
+
+    The epsilons were chosen on validation images. TENT, for networks with batch norm, goes on learning from call to
+    call; "batch statistics" is its first half.
+    """
+    network, tuned = study.network(name), study.tuned(name)
+    chosen: dict[str, Callable[[Tensor], Tensor]] = {
+        "network alone": network,
+        "guided step": lambda x: guide(network, x, tuned["epsilon"]).after,
+        "entropy step": lambda x: guide(network, x, tuned["entropy"]["epsilon"], signal="entropy").after,
+        **{f"mean over {views}s": functools.partial(augmented, network, views=views) for views in VIEWS},
+    }
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        chosen |= {"batch statistics": Tent(network, rate=0.0), "TENT": Tent(network)}
+    return chosen
+
+
+def method_counts(
+    study: Study, name: str, conditions: Sequence[tuple[str, int]], split: str, count: int
+) -> dict[tuple[str, int], dict[str, Tensor]]:
+    """Confusion counts N x K x K of each of `methods` in each condition: a kind of corruption, a severity or 0."""
+    found = {}
+    for kind, severity in conditions:
+        chosen, generator = methods(study, name), torch.Generator().manual_seed(0)
+        counts: dict[str, list[Tensor]] = {method: [] for method in chosen}
+        for clean, y in study.batches(split, count):
+            x = corrupt(clean, kind, severity, seed=generator) if severity else clean
+            for method, answer in chosen.items():
+                with torch.no_grad():
+                    counts[method].append(count_pixels(study, answer(x), y))
+        found[kind, severity] = {method: torch.cat(parts) for method, parts in counts.items()}
+    return found
 
 
 def changes(before: Tensor, after: Tensor, truth: Tensor, void: int) -> dict[str, Tensor]:

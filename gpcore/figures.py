@@ -119,8 +119,7 @@ def grid(
             show(axes[y, x], panel, study)
         if sides:
             axes[y, 0].set_ylabel(sides[y])
-    known = {"labels": class_handles(study), "changes": change_handles()}
-    handles = [handle for kind in legend for handle in known[kind]]
+    handles = [h for kind in legend for h in (class_handles(study) if kind == "labels" else change_handles())]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), columnspacing=0.8)
     return figure

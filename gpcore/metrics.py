@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
+from scipy.stats import binomtest
 from torch import Tensor
 
 
@@ -16,6 +17,14 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class McNemar(NamedTuple):
+    """Pictures that only the second of two classifiers gets right, only the first, and the exact two-sided p."""
+
+    corrected: int
+    newly_wrong: int
+    p: float
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int, void: int) -> Tensor:
@@ -67,6 +76,14 @@ def gain(before: Tensor, after: Tensor) -> Interval:
 def score(matrices: Tensor) -> Interval:
     """mIoU of the data set in points of 100, from N x K x K counts per image."""
     return bootstrap(lambda m: 100 * miou(m.sum(0)), matrices)
+
+
+def mcnemar(before: Tensor, after: Tensor, truth: Tensor) -> McNemar:
+    """The exact McNemar test of two classifiers' predictions on the same pictures (all N)."""
+    was, now = before == truth, after == truth
+    corrected, newly_wrong = int((~was & now).sum()), int((was & ~now).sum())
+    changed = corrected + newly_wrong
+    return McNemar(corrected, newly_wrong, float(binomtest(corrected, changed).pvalue) if changed else 1.0)
 
 
 def step_psnr(epsilon: float) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gpcore.cut import Rest, cut, untouched
 
 LABELS = ("onehot", "top2", "uniform", "random", "random-image")
-SIGNALS = ("ce", "eq5")
+SIGNALS = ("ce", "eq5", "entropy")
 DIRECTIONS = ("sign", "linf", "l2")
 
 
@@ -54,6 +54,7 @@ def guide(
     steps: int = 1,
     renew: bool = True,
     signal: str = "ce",
+    weight: Callable[[Tensor], Tensor] | None = None,
     direction: str = "sign",
     bounds: tuple[float, float] | None = None,
     void: int = 255,
@@ -62,8 +63,9 @@ def guide(
     """Predicts, perturbs toward the label and predicts again: x + epsilon * sign(g), g = d(z . s)/dx for logits z.
 
     s is `logit_signal` of the (pseudo-)`labels`, held constant. epsilon > 0 (image units, [0, 1]; at a layer its own)
-    lowers the cross-entropy to the label, epsilon < 0 is FGSM. `at` perturbs a named module's output instead of the
-    B x C x H x W images; `steps` repeats, the pseudo-label renewed each time or kept; `bounds` clips each step.
+    lowers the cross-entropy to the label, or the entropy for signal "entropy"; epsilon < 0 is FGSM. `at` perturbs a
+    named module's output instead of the B x C x H x W images; `weight` makes B x 1 [x h x w] factors of s from z;
+    `steps` repeats, the pseudo-label renewed each time or kept; `bounds` clips each step.
     The model runs in the mode it is in and is left as found.  Raises ValueError, naming the argument that is off.
     Source: section 3.1, figure 2; for the sign of epsilon and "eq5", appendix eq. (5).
     """
@@ -78,7 +80,7 @@ def guide(
             trajectory.append(logits)
             if step == 0 or renew:
                 target = pseudo_labels(logits, labels, void=void, seed=seed)
-            gradient = backward(logit_signal(logits, target, signal), at)
+            gradient = backward(_weighted(logit_signal(logits, target, signal), logits, weight), at)
             place = place + epsilon * _direction(gradient, direction)
             if bounds is not None:
                 place = place.clamp(*bounds)
@@ -95,6 +97,7 @@ def sweep(
     labels: str | Tensor = "onehot",
     at: str | None = None,
     signal: str = "ce",
+    weight: Callable[[Tensor], Tensor] | None = None,
     direction: str = "sign",
     bounds: tuple[float, float] | None = None,
     void: int = 255,
@@ -107,7 +110,8 @@ def sweep(
         place, rest, _ = cut(model, images, at)
         before, backward = _differentiable(rest, place)
         target = pseudo_labels(before, labels, void=void, seed=seed)
-        towards = _direction(backward(logit_signal(before, target, signal), at), direction)
+        gradient = backward(_weighted(logit_signal(before, target, signal), before, weight), at)
+        towards = _direction(gradient, direction)
         del backward
     for epsilon in epsilons:
         moved = place + epsilon * towards
@@ -179,15 +183,28 @@ def pseudo_labels(
 
 
 def logit_signal(logits: Tensor, target: Tensor, signal: str = "ce") -> Tensor:
-    """The signal at the logits for softmax output y and label distribution l: "ce" l - y, "eq5" (l . y)(l - y).
+    """The signal at the logits for softmax output y and label distribution l: "ce" l - y, "eq5" (l . y)(l - y),
+    "entropy" y (log y + H), minus the gradient of y's entropy H whatever the label.
 
     "ce" is minus the gradient of the cross-entropy; "eq5" weighs it per pixel, and is the gradient of the predicted
     probability where l is one-hot (for other l it is the gradient of no function of y).  Zero where l is zero (void).
     Source: appendix, eq. (4) and (5).
     """
     y = logits.softmax(1)
+    if signal == "entropy":
+        log_y = logits.log_softmax(1).clamp_min(torch.finfo(logits.dtype).min)  # 0 * -inf is NaN
+        return y * (log_y - (y * log_y).sum(1, keepdim=True)) * (target.sum(1, keepdim=True) > 0)
     weight = (target * y).sum(1, keepdim=True) if signal == "eq5" else 1.0
     return weight * (target - y) * (target.sum(1, keepdim=True) > 0)
+
+
+def _weighted(signal: Tensor, logits: Tensor, weight: Callable[[Tensor], Tensor] | None) -> Tensor:
+    if weight is None:
+        return signal
+    factors, expected = weight(logits), [len(logits), 1, *logits.shape[2:]]
+    if [*factors.shape] != expected:
+        raise ValueError(f"weight: gave factors of shape {[*factors.shape]}, expected {expected}")
+    return signal * factors
 
 
 def _onehot(labels: Tensor, classes: int, like: Tensor) -> Tensor:

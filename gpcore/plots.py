@@ -1,5 +1,6 @@
 """Plots of measured rows: points and lines with their intervals, and the ledger. Functions return the figure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -93,6 +94,38 @@ def strategies(rows: pd.DataFrame, *, base: float) -> Figure:
     axes[1].set(ylim=(base - 3, base + 1.5), title="enlarged")
     axes[1].get_legend().remove()
     axes[0].legend(title=None)
+    return figure
+
+
+def table(rows: pd.DataFrame, *, x: str, y: str, value: str) -> Figure:
+    """A grid of gains, blue above and red below zero, a star where the interval (columns low, high) excludes zero."""
+    wide = rows.pivot(index=y, columns=x, values=value).reindex(rows[y].unique(), columns=rows[x].unique())
+    clear = rows.assign(star=np.where(rows["low"] * rows["high"] > 0, "*", "")).pivot(index=y, columns=x, values="star")
+    text = wide.map("{:+.1f}".format) + clear.reindex_like(wide)
+    figure, axes = plt.subplots(figsize=(PAGE, 0.8 + 0.26 * len(wide)), layout="constrained")
+    limit = min(10.0, wide.abs().to_numpy().max())
+    sns.heatmap(
+        wide, annot=text, fmt="", cmap="RdBu", vmin=-limit, vmax=limit, ax=axes, annot_kws={"fontsize": 7},
+        cbar_kws={"label": "gain (mIoU points)"},
+    )  # fmt: skip
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(length=0)
+    return figure
+
+
+def explained(rows: pd.DataFrame, *, columns: Mapping[str, str]) -> Figure:
+    """The gain, with its interval (columns low, high), over each of some columns; a colour and marker for each kind."""
+    figure, panels = plt.subplots(1, len(columns), figsize=(PAGE, 2.6), sharey=True, layout="constrained")
+    for axes, (column, label) in zip(panels, columns.items(), strict=True):
+        for i, (kind, part) in enumerate(rows.groupby("kind", sort=False)):
+            spread = np.abs(part[["low", "high"]].to_numpy().T - part["gain"].to_numpy())
+            axes.errorbar(
+                part[column], part["gain"], yerr=spread, fmt="osD^v"[i], markersize=4, elinewidth=0.6, label=kind
+            )
+        axes.axhline(0, color="black", linewidth=0.8, linestyle="--")
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("gain (mIoU points)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 

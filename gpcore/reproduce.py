@@ -12,9 +12,7 @@ import csv
 import dataclasses
 import difflib
 import os
-import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
-from nbformat import NotebookNode
 
 from gpcore import paths
+from gpcore.execution import copy_outputs, execute
 
 DEFAULT = "digits"  # the study whose outputs are committed
 LAST = "99_claims"  # reads what the other notebooks left, and writes the study's ledger beside their folders
-KERNEL_TROUBLE = re.compile(r"Kernel died before replying|Kernel didn't respond|Address already in use")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +67,7 @@ def reproduce(
         raise ValueError(f"jobs: got {jobs}, expected at least 1")
     if in_place and (study != DEFAULT or parameters):
         raise ValueError(f"in_place: committed outputs are of study {DEFAULT!r} and the notebooks' own parameters")
-    chosen = find(notebooks.resolve(), only)
+    chosen = find(notebooks.resolve(), only, study)
     values = {} if in_place else {"study": study, **(parameters or {})}
     for notebook in chosen:
         check_parameters(notebook, {"study", *values})
@@ -112,8 +108,11 @@ def reproduce(
     return outcomes
 
 
-def find(folder: Path, only: Iterable[str] = ()) -> list[Path]:
-    """The notebooks of a folder in order; `only` keeps some, by number ("3", "03") or name ("03_title", "title")."""
+def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[Path]:
+    """The notebooks of a folder that run on `study`, in order: all whose metadata name no others.
+
+    `only` keeps some, by number ("3", "03") or name ("03_title", "title").
+    """
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not every:
         raise ValueError(f"notebooks: no NN_name.ipynb in {folder}")
@@ -124,7 +123,11 @@ def find(folder: Path, only: Iterable[str] = ()) -> list[Path]:
             names = ", ".join(path.stem for path in every)
             raise ValueError(f"only: got {key!r}, expected a number or name of {names}")
         chosen |= found
-    return [path for path in every if not only or path in chosen]
+    meant = {path: nbformat.read(path, as_version=4).metadata.get("studies", [study]) for path in every}
+    for path in sorted(chosen):
+        if study not in meant[path]:
+            raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
+    return [path for path in every if (path in chosen if only else study in meant[path])]
 
 
 def check_parameters(notebook: Path, names: Iterable[str]) -> None:
@@ -137,52 +140,6 @@ def check_parameters(notebook: Path, names: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, known)
             hint = f"did you mean {close[0]}?" if close else f"its parameters cell has {', '.join(known) or 'none'}"
             raise ValueError(f"parameter: {notebook.name} does not declare {name!r}; {hint}")
-
-
-def execute(notebook: Path, executed: Path, values: Mapping[str, object], environment: Mapping[str, str]) -> str:
-    """Run a notebook with papermill in its own process; the error in words, empty if every cell ran."""
-    command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--no-progress-bar", "--log-output"]
-    command += ["-k", "python3", "--cwd", str(notebook.parent)]
-    command += ["-y", yaml.safe_dump(dict(values))] if values else []
-    log = executed.with_suffix(".log")
-    for _ in range(2):  # now and then a kernel finds its port taken: that alone deserves a second try
-        executed.unlink(missing_ok=True)
-        with log.open("w") as stream:
-            code = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
-        cells = read_code(executed)
-        if code == 0 or started(cells) or not KERNEL_TROUBLE.search(log.read_text()):
-            break
-    return fault(notebook.name, cells, code, last_line(log))
-
-
-def fault(name: str, cells: Sequence[NotebookNode], code: int, said: str) -> str:
-    """What went wrong in executed code cells, and in which; empty if every cell ran and papermill ended with 0."""
-    places = [f"{name}, code cell {n} `{cell.source.strip().splitlines()[0]}`" for n, cell in enumerate(cells, 1)]
-    for place, cell in zip(places, cells, strict=True):
-        for output in cell.outputs:
-            if output.output_type == "error":
-                return f"{place}: {output.ename}: {output.evalue}"
-    if code or not cells or any(cell.execution_count is None for cell in cells):
-        return f"{[name, *places][started(cells)]}: did not run to its end; papermill said: {said}"
-    return ""
-
-
-def started(cells: Sequence[NotebookNode]) -> int:
-    """How many cells began. Not by execution_count: a kernel that dies may or may not have sent that cell's."""
-    return sum(bool(cell.metadata.get("papermill", {}).get("start_time")) for cell in cells)
-
-
-def read_code(executed: Path) -> list[NotebookNode]:
-    """The code cells that hold code, without the one in which papermill sets parameters."""
-    if not executed.exists():
-        return []
-    cells = nbformat.read(executed, as_version=4).cells
-    cells = [cell for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-
-
-def last_line(log: Path) -> str:
-    return next((line for line in reversed(log.read_text().splitlines()) if line.strip()), "nothing")
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -203,29 +160,6 @@ def recover(target: Path) -> None:
     if old.exists() and not target.exists():
         old.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def copy_outputs(executed: Path, notebook: Path) -> None:
-    """Write outputs and execution counts of an executed copy into the notebook, and nothing else (atomically)."""
-    source = nbformat.read(notebook, as_version=4)
-    for cell, done in zip(source.cells, nbformat.read(executed, as_version=4).cells, strict=True):
-        if cell.cell_type == "code":
-            cell.execution_count = done.execution_count
-            cell.outputs = merge_streams(done.outputs)
-    fresh = notebook.with_suffix(".new")
-    nbformat.write(source, fresh)
-    fresh.replace(notebook)
-
-
-def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
-    """Printed text arrives in pieces cut by time; joined, two runs give the same file."""
-    merged: list[NotebookNode] = []
-    for output in outputs:
-        if merged and output.output_type == "stream" and output.get("name") == merged[-1].get("name"):
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    return merged
 
 
 def record_seconds(outcomes: Iterable[Outcome], path: Path) -> None:

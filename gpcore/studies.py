@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from gpcore import networks, weights
 from gpcore.crf import CRFRNN
-from gpcore.datasets import camvid, digits
+from gpcore.datasets import camvid, classification, digits
 
 POOLS = ("pool1", "pool2", "pool3", "pool4", "pool5")
 Data = Dataset[tuple[Tensor, Tensor]]
@@ -23,9 +23,9 @@ class Recipe:
     """How a network is trained: AdamW, one-cycle learning rate, exponential moving average of the weights.
 
     `samples` items make an epoch. With `crop`, items are random square crops of that size after a random rescaling by
-    `scale`, flipped and colour-jittered. `rate` applies to layers trained from scratch, `start_rate` to those that
-    start from given weights; layers whose names begin as in `frozen` stay as they are. Class weights are
-    1 / frequency^balance.
+    `scale`, flipped and colour-jittered; with `mirror`, half of them are flipped and nothing else. `rate` applies to
+    layers trained from scratch, `start_rate` to those that start from given weights; layers whose names begin as in
+    `frozen` stay as they are. Class weights are 1 / frequency^balance.
     """
 
     epochs: int
@@ -40,6 +40,7 @@ class Recipe:
     average: float = 0.99
     crop: int | None = None
     scale: tuple[float, float] = (1.0, 1.0)
+    mirror: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Network:
 
     Networks with one `store` share their weights; the last of them is the one that is trained. `start` names the
     store, or "imagenet", whose weights the training starts from. At each of `layers` an epsilon of its own is chosen.
+    A classifier's neighbours may be sought among the activations of any of `features`.
     """
 
     build: Callable[[int], nn.Module]
@@ -55,13 +57,15 @@ class Network:
     recipe: Recipe
     start: str = ""
     layers: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Data, networks and settings that a notebook is run on.
 
-    `images` says how many evenly spaced images of a split the notebooks use; `photographs` whether its images and
+    `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
+    settings are tried on each; `photographs` whether its images and
     label maps may be published. Of `epsilons` and of `crfs` (arguments of `crf.dense_crf`) the best on validation
     images become a network's own. Trainings with other `seeds` tell a network's spread.
     """
@@ -78,6 +82,7 @@ class Study:
     photographs: bool
     crfs: tuple[dict[str, Any], ...] = ()
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    few: int = 0
 
     def data(self, split: str, count: int | None = None) -> Data:
         """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
@@ -169,6 +174,7 @@ DIGITS = Study(
     photographs=True,
     crfs=_crfs((10, 30), (15, 45)),
     seeds={"fcn32s": 3, "fcn16s": 3, "fcn8s": 3},
+    few=30,
 )
 SCENES = dataclasses.replace(
     DIGITS,
@@ -179,6 +185,19 @@ SCENES = dataclasses.replace(
     networks={"fcn8s": Network(networks.fcn_small, "fcn", dataclasses.replace(_DIGITS, epochs=8))},
     crfs=(),
     seeds={},
+)
+STAGES = dataclasses.replace(
+    SCENES,
+    name="stages",
+    classes=DIGITS.classes,
+    colours=DIGITS.colours,
+    dataset=DIGITS.dataset,
+    networks={
+        f"{epochs} epoch{'s' * (epochs > 1)}": Network(
+            networks.fcn_small, f"fcn{epochs}", dataclasses.replace(_DIGITS, epochs=epochs)
+        )
+        for epochs in (1, 3)
+    },
 )
 _CAMVID = Recipe(
     epochs=18,
@@ -192,6 +211,8 @@ _CAMVID = Recipe(
     crop=224,
     scale=(0.6, 1.5),
 )
+# other heads on FCN-8s' trunk, which stays as it is: minutes of training, and a few MB of weights of their own
+_HEADS = dataclasses.replace(_CAMVID, epochs=4, frozen=("conv",))
 CAMVID = Study(
     name="camvid",
     classes=camvid.CLASSES,
@@ -200,12 +221,59 @@ CAMVID = Study(
     dataset=camvid.CamVid,
     images={"train": 24, "val": 20, "test": 24},
     batch=1,
-    networks=_fcns(networks.fcn_vgg16, _CAMVID, start="imagenet"),
+    networks={
+        **_fcns(networks.fcn_vgg16, _CAMVID, start="imagenet"),
+        "deeplab": Network(networks.deeplab_vgg16, "deeplab", _HEADS, start="fcn"),
+        "unet": Network(networks.unet_vgg16, "unet", _HEADS, start="fcn"),
+        "crfrnn": Network(
+            functools.partial(_crf_rnn, networks.fcn_vgg16, stride=8, alpha=80, beta=13, gamma=12),
+            "crfrnn",
+            dataclasses.replace(_HEADS, epochs=2, rate=1e-2, frozen=("network.conv", "network.fc6")),
+            start="fcn",
+        ),
+    },
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001),
     photographs=False,
     crfs=_crfs((40, 80), (5, 13)),
+    few=8,
 )
-STUDIES: dict[str, Study] = {study.name: study for study in (DIGITS, SCENES, CAMVID)}
+
+
+def _classification(
+    name: str, build: Callable[[int], nn.Module], recipe: Recipe, features: tuple[str, ...], **options: Any
+) -> Study:
+    return Study(
+        name=name,
+        colours=(),
+        void=255,
+        dataset=functools.partial(classification.Pictures, name),
+        images=dict.fromkeys(("train", "val", "test"), 100_000),  # all that there are
+        batch=500,
+        networks={"classifier": Network(build, "classifier", recipe, features=features)},
+        epsilons=(0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        **options,
+    )
+
+
+_LENET = ("pool1", "pool2", "relu3", "score")
+_DIGITS_CLASSES: dict[str, Any] = {"classes": classification.DIGITS, "photographs": True}
+HANDWRITING = _classification(
+    "handwriting", networks.lenet, Recipe(40, samples=3000, batch=50, rate=1e-3), _LENET, **_DIGITS_CLASSES
+)
+MNIST = _classification(
+    "mnist", networks.lenet, Recipe(8, samples=55_000, batch=100, rate=1e-3), _LENET, **_DIGITS_CLASSES
+)
+CIFAR10 = _classification(
+    "cifar10",
+    networks.cifar_net,
+    Recipe(8, samples=45_000, batch=100, rate=3e-3, weight_decay=1e-2, mirror=True),
+    ("pool1", "pool2", "pool5", "relu6", "score"),
+    classes=classification.OBJECTS,
+    photographs=False,
+)
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10)
+}
 
 
 def study(name: str) -> Study:

@@ -86,6 +86,51 @@ def differences(counts: Tensor, pairs: Mapping[str, tuple[int, int]]) -> pd.Data
     return pd.DataFrame(rows, columns=["difference", "points", "low", "high"])
 
 
+def method_gains(counts: Mapping[tuple[str, int], Mapping[str, Tensor]]) -> pd.DataFrame:
+    """mIoU of every method in every condition of `experiments.method_counts`, and its gain over the first method with
+    its interval."""
+    rows = []
+    for (kind, severity), found in counts.items():
+        alone, *_ = found.values()
+        for method, matrices in found.items():
+            score, gain = 100 * metrics.miou(matrices.sum(0)).item(), metrics.gain(alone, matrices)
+            rows.append((f"{kind} {severity}" if severity else "clean", method, score, *gain))
+    return pd.DataFrame(rows, columns=["condition", "method", "miou", "gain", "low", "high"])
+
+
+def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
+    """Accuracy of every method's N predictions, its gain over the first method with its interval over pictures, the
+    pictures corrected and newly wrong, and the exact McNemar p."""
+    alone, *_ = predicted.values()
+    rows = []
+    for method, classes in predicted.items():
+        right = 100 * (classes == truth).double()
+        gain = metrics.bootstrap(torch.mean, right - 100 * (alone == truth).double())
+        rows.append((method, right.mean().item(), *gain, *metrics.mcnemar(alone, classes, truth)))
+    return pd.DataFrame(rows, columns=["method", "accuracy", "gain", "low", "high", "corrected", "newly_wrong", "p"])
+
+
+def paired_table(rows: pd.DataFrame, paper: Mapping[str, float]) -> pd.DataFrame:
+    """`paired` for display, with the paper's accuracies `base` and `guided` beside the first two rows."""
+    given = [paper["base"], paper["guided"], *[np.nan] * (len(rows) - 2)]
+    table = pd.DataFrame(
+        {
+            "method": rows["method"],
+            "accuracy (%)": rows["accuracy"].map("{:.2f}".format),
+            "gain [95 %]": [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)],
+            "corrected : newly wrong": rows["corrected"].map(str) + " : " + rows["newly_wrong"].map(str),
+            "p (McNemar)": rows["p"].map("{:.2g}".format),
+            "paper (%)": ["–" if x != x else f"{x:.2f}" for x in given],
+        }
+    )
+    return table.set_index("method")
+
+
+def error_reduction(base: float, gain: float, low: float, high: float) -> dict[str, float]:
+    """Share of a base score's error (100 minus it) that a gain removes, in per cent: value, low, high."""
+    return {name: 100 * x / (100 - base) for name, x in (("value", gain), ("low", low), ("high", high))}
+
+
 def class_gains(counts: Tensor, classes: Sequence[str]) -> pd.DataFrame:
     """IoU of every class before and after, from 2 x N x K x K counts, and the gain with its interval over images."""
     before, after = (100 * metrics.class_iou(c.sum(0)) for c in counts)

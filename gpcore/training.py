@@ -19,10 +19,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from gpcore import experiments, metrics, paths, weights
+from gpcore import experiments, metrics, neighbours, paths, weights
 from gpcore.crf import CRFRNN
 from gpcore.networks import Trunk, load_imagenet_vgg16
-from gpcore.studies import Data, Recipe, Study, study
+from gpcore.studies import STUDIES, Data, Recipe, Study, study
 
 LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
 
@@ -62,7 +62,10 @@ def batches(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, recipe.samples, recipe.batch):
         pairs = [augment(*data[i], recipe) for i in order[start : start + recipe.batch]]
         images, labels = zip(*pairs, strict=True)
-        yield torch.stack(images), torch.stack(labels)
+        stacked = torch.stack(images)
+        if recipe.mirror:
+            stacked = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, stacked, stacked.flip(-1))
+        yield stacked, torch.stack(labels)
 
 
 def fit(
@@ -175,12 +178,18 @@ def imagenet_features() -> dict[str, Tensor]:
 def tune(chosen: Study, name: str, seed: int = 0) -> dict[str, object]:
     """What does best on validation images: the network's epsilon, and the CRF put on its scores where there is a grid.
 
-    With them the scores (mIoU of 100) over the whole sweep, `val` being the network alone.
+    With them the scores (mIoU of 100) over the whole sweep, `val` being the network alone. For a classifier, see
+    `neighbours.choose`.
     """
+    if chosen.networks[name].features:
+        return neighbours.choose(chosen, name)
     base, best, sweep = choose(chosen, name, chosen.epsilons, seed=seed)
     found: dict[str, object] = {"epsilon": best, "val": base, "sweep": sweep}
     if seed:
         return found
+    if chosen.networks[name].layers:
+        _, best, sweep = choose(chosen, name, chosen.epsilons, signal="entropy", count=chosen.images["val"] // 2)
+        found["entropy"] = {"epsilon": best, "sweep": sweep}
     for layer in chosen.networks[name].layers:
         epsilons = [float(f"{factor * layer_scale(chosen, name, layer):.2g}") for factor in LAYER_FACTORS]
         _, best, sweep = choose(chosen, name, epsilons, at=layer, count=chosen.images["val"] // 2)
@@ -199,11 +208,13 @@ def choose(
     epsilons: Sequence[float],
     *,
     at: str | None = None,
+    signal: str = "ce",
     count: int | None = None,
     seed: int = 0,
 ) -> tuple[float, float, dict[str, float]]:
     """Validation mIoU of the network alone, the best of `epsilons`, and the mIoU of each."""
-    counts = experiments.sweep_counts(chosen, name, "val", (0.0, *epsilons), at=at, count=count, seed=seed)
+    options: dict[str, Any] = {"at": at, "signal": signal, "count": count, "seed": seed}
+    counts = experiments.sweep_counts(chosen, name, "val", (0.0, *epsilons), **options)
     base, *scores = (round(score, 4) for score in (100 * metrics.miou(counts.sum(1))).tolist())
     return base, max(zip(scores, epsilons, strict=True))[1], dict(zip(map(str, epsilons), scores, strict=True))
 
@@ -218,7 +229,7 @@ def layer_scale(chosen: Study, name: str, layer: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=study, help="digits, scenes or camvid")
+    parser.add_argument("study", type=study, help=", ".join(STUDIES))
     parser.add_argument("--only", nargs="+", metavar="STORE", help="fcn deeplab ...; default: all, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

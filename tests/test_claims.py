@@ -125,6 +125,21 @@ CASES = {
         "matches 10; expected 10; onehot_top_raised 1; uniform_top_lowered 0": "fails",
     },
     "GP-27": {"error 1e-06; onehot_error 0": "holds", "error 1.01e-06; onehot_error 0": "fails"},
+    "GP-28": {
+        "gain 0.23; p 0.049": "holds",
+        "gain 0.23; p 0.05": "undecided",
+        "gain -0.23; p 0.049": "fails",
+    },
+    "GP-29": {
+        "gain 0.23; p 0.049": "holds",
+        "gain 0.23; p 0.05": "undecided",
+        "gain -0.23; p 0.049": "fails",
+    },
+    "GP-30": {
+        "classification_low 1; classification_high 5; segmentation 6": "holds",
+        "classification_low 1; classification_high 5; segmentation 4": "undecided",
+        "classification_low 1; classification_high 5; segmentation 0.5": "fails",
+    },
 }
 
 

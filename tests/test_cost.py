@@ -56,3 +56,10 @@ def test_times_are_read_back_unless_asked_for(tmp_path, monkeypatch):
     again = cost.timing(DIGITS, "fcn8s", repeats=2, again=True).set_index("place")["milliseconds"]
     assert again.min() > 0
     assert again["input"] > again[cost.ALONE]
+
+
+def test_relative_operations_by_hand():
+    network = nn.Conv2d(3, 4, 3, padding=1)
+    tasks = {"once": network, "twice": lambda x: network(network(x)[:, :3]), "half": lambda x: network(x[..., :8])}
+    spent = cost.relative(tasks, torch.rand(2, 3, 8, 16))
+    assert spent.to_dict() == pytest.approx({"once": 1, "twice": 2, "half": 0.5})

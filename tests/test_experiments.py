@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from gpcore import experiments, metrics
+from gpcore.adapt import Tent, augmented
 from gpcore.crf import dense_crf
+from gpcore.datasets.corruptions import corrupt
 from gpcore.networks import fcn_small
 from gpcore.perturb import guide
 from gpcore.studies import DIGITS, Study
@@ -117,3 +119,35 @@ def test_psnr_of_a_step():
     noisy = torch.full((3, 8, 8), 0.5) + 0.002 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0)).sign()
     error = (noisy - 0.5).square().mean()
     assert metrics.step_psnr(-0.002) == pytest.approx(-10 * torch.log10(error).item(), abs=1e-3)
+
+
+def test_methods_by_condition_against_each_alone(study, monkeypatch):
+    tuned = {"epsilon": EPSILON, "entropy": {"epsilon": 0.05}}
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: tuned)
+    study = dataclasses.replace(study, batch=2)
+    found = experiments.method_counts(study, "fcn8s", [("", 0), ("fog", 3)], "test", 4)
+    assert list(found) == [("", 0), ("fog", 3)]
+    network, generator = study.network("fcn8s"), torch.Generator().manual_seed(0)
+    tent = Tent(network)
+    for b in range(2):
+        x, y = (torch.stack(part) for part in zip(*scenes(study)[2 * b : 2 * b + 2], strict=True))
+        foggy = corrupt(x, "fog", 3, seed=generator)
+        expected = {
+            "network alone": network(foggy),
+            "guided step": guide(network, foggy, EPSILON).after,
+            "entropy step": guide(network, foggy, 0.05, signal="entropy").after,
+            "mean over shifts": augmented(network, foggy, "shift"),
+            "TENT": tent(foggy),
+        }
+        for method, logits in expected.items():
+            want = torch.stack([counted(study, z, t) for z, t in zip(logits, y, strict=True)])
+            assert torch.equal(found["fog", 3][method][2 * b : 2 * b + 2], want), method
+        clean = torch.stack([counted(study, z, t) for z, t in zip(network(x), y, strict=True)])
+        assert torch.equal(found["", 0]["network alone"][2 * b : 2 * b + 2], clean)
+    assert {"mean over flips", "mean over scales", "batch statistics"} < set(found["", 0])
+
+
+def test_networks_without_batch_norm_have_no_tent(monkeypatch):
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: torch.nn.Conv2d(3, 11, 1))
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON})
+    assert "TENT" not in experiments.methods(DIGITS, "fcn8s")

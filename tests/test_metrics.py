@@ -106,3 +106,14 @@ def test_per_class_table_by_hand():
     table = tables.per_class(counts, ("a", "b"), published).set_index("score")
     assert table["ours"].tolist() == pytest.approx([50, 400 / 7, (50 + 400 / 7) / 2, 70])
     assert table["published"].isna().tolist() == [True, True, True, False]
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    truth = torch.zeros(12, dtype=torch.long)
+    before, after = truth.clone(), truth.clone()
+    before[:9], after[9] = 1, 1  # nine corrected, one newly wrong
+    found = metrics.mcnemar(before, after, truth)
+    assert found[:2] == (9, 1)
+    assert found.p == pytest.approx(2 * (1 + 10) / 2**10)
+    assert metrics.mcnemar(after, before, truth)[:2] == (1, 9)
+    assert metrics.mcnemar(truth, truth, truth) == (0, 0, 1.0)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, elu
 from torch.testing import assert_close
 
 from gpcore import Guided, GuidedPerturbation, guide, sweep
-from gpcore.perturb import logit_signal, pseudo_labels
+from gpcore.perturb import SIGNALS, logit_signal, pseudo_labels
 
 LOG3 = math.log(3)
 STRATEGIES = ["onehot", "top2", "uniform", "random", "random-image"]
@@ -189,6 +189,41 @@ def test_eq5_is_the_gradient_of_the_labels_probability_only_if_one_hot() -> None
         assert same is (labels in ("onehot", "random", "random-image"))
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """Of every image, summed over its pixels."""
+    return torch.special.entr(logits.softmax(1)).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 4, 3, 5)])
+def test_entropy_signal_is_minus_its_gradient_whatever_the_label(shape: tuple[int, ...]) -> None:
+    logits = (3 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    gradient, z = torch.autograd.grad(entropy(logits).sum(), logits)[0], logits.detach()
+    for labels in (*STRATEGIES, "distribution"):
+        close(logit_signal(z, pseudo_labels(z, given(labels, z)), "entropy"), -gradient, 1e-10)
+    labels = given("map", z)
+    labels[0] = 255
+    close(logit_signal(z, pseudo_labels(z, labels), "entropy"), -gradient * (labels != 255).unsqueeze(1), 1e-10)
+
+
+def test_entropy_signal_by_hand_and_at_the_ends() -> None:
+    logits = torch.tensor([[0, LOG3], [7, 7], [0, 200], [-math.inf, 0]])
+    signal = logit_signal(logits, pseudo_labels(logits, "onehot"), "entropy")
+    close(signal, torch.tensor([[-1, 1], [0, 0], [0, 0], [0, 0]]) * 3 / 16 * LOG3, 1e-7)  # y (1 - y) log(y / (1 - y))
+    far = 200 * torch.randn(2, 4, 3, 3)
+    assert logit_signal(far, pseudo_labels(far), "entropy").isfinite().all()
+
+
+@KINDS
+def test_entropy_falls_as_predicted(kind: str) -> None:
+    model, images = network(kind, 3), pictures()
+    falls = []
+    for epsilon in (1e-4, -1e-4):
+        out = guide(model, images, epsilon, signal="entropy")
+        falls.append(entropy(out.before) - entropy(out.after))
+        assert_close(falls[-1], epsilon * out.signal.abs().flatten(1).sum(1), atol=0, rtol=0.02)
+    assert (falls[0] > 0).all() and (falls[1] < 0).all()
+
+
 def test_pseudo_labels() -> None:
     logits = torch.tensor([[1.0, 3, 2, 0], [5, 0, 0, 4]])
     assert pseudo_labels(logits, "onehot").tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
@@ -198,7 +233,7 @@ def test_pseudo_labels() -> None:
     assert target[:, :, 0].mT.tolist() == [[[0, 0, 1, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 1]]]
     void = pseudo_labels(logits, torch.tensor([7, 1]), void=7)
     assert void.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
-    assert all(logit_signal(logits, void, signal)[0].tolist() == [0, 0, 0, 0] for signal in ("ce", "eq5"))
+    assert all(logit_signal(logits, void, signal)[0].tolist() == [0, 0, 0, 0] for signal in SIGNALS)
     close(logit_signal(logits, void), torch.tensor([[0.0], [1]]) * (void - logits.softmax(1)), 1e-7)
     assert torch.equal(pseudo_labels(logits, logits.softmax(1)), logits.softmax(1))
 
@@ -641,3 +676,25 @@ def test_layers_that_cannot_be_perturbed(at: str, message: str, dynamic: bool) -
 def test_outputs_that_are_no_logits(change: Callable[[Tensor], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         guide(Wired(lambda m, x: change(m.conv(x)), conv=nn.Conv2d(3, 4, 1).double()), pictures(), 0.1)
+
+
+def test_weight_scales_the_signal_of_every_pixel():
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(2, 3, 3, padding=1)
+    images, half = torch.rand(2, 2, 6, 6), torch.zeros(2, 1, 6, 6)
+    half[..., :3] = 2.0
+    found = guide(network, images, 0.1, weight=lambda logits: half)
+    logits = network(images).detach()
+    target = torch.nn.functional.one_hot(logits.argmax(1), 3).movedim(-1, 1).float()
+    expected = torch.nn.functional.conv_transpose2d((target - logits.softmax(1)) * half, network.weight, padding=1)
+    torch.testing.assert_close(found.signal, expected)
+    assert (found.signal[..., 4:] == 0).all()
+    assert torch.equal(found.images[..., 4:], images[..., 4:])
+    (_, swept), *_ = sweep(network, images, [0.1], weight=lambda logits: half)
+    assert torch.equal(swept, found.after)
+
+
+def test_weight_of_another_shape_is_refused():
+    network = torch.nn.Conv2d(2, 3, 1)
+    with pytest.raises(ValueError, match=r"weight: gave factors of shape \[1, 3, 4, 4\], expected \[1, 1, 4, 4\]"):
+        guide(network, torch.rand(1, 2, 4, 4), 0.1, weight=lambda logits: logits)

@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gpcore.reproduce import assignment, fault, find, main, recover, reproduce
+from gpcore.execution import fault
+from gpcore.reproduce import assignment, find, main, recover, reproduce
 
 PARAMETERS = 'study = "digits"\nimages = 2'
 DRAW = """import os, pathlib
@@ -189,7 +190,7 @@ runpy.run_module("ipykernel_launcher", run_name="__main__")"""
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["--study", "camvit"], r"study: got 'camvit', expected one of digits, scenes, camvid"),
+        (["--study", "camvit"], r"study: got 'camvit', expected one of digits, scenes, stages, camvid"),
         (["--only", "00", "07"], r"only: got '07', expected a number or name of 00_good, 01_other"),
         (["-p", "image=3"], r"parameter: 00_good.ipynb does not declare 'image'; did you mean images?"),
         (["-p", "scene=3"], r"parameter: 01_other.ipynb does not declare 'scene'; its parameters cell has study"),
@@ -220,10 +221,21 @@ def test_find_by_number_or_name_in_order(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"notebooks: no NN_name\.ipynb in"):
         find(tmp_path)
     for name in ("02_two", "00_zero", "01_one", "scratch"):
-        (tmp_path / f"{name}.ipynb").touch()
+        write(tmp_path, name)
     assert [path.stem for path in find(tmp_path)] == ["00_zero", "01_one", "02_two"]
     assert [path.stem for path in find(tmp_path, ["2", "zero"])] == ["00_zero", "02_two"]
     assert [path.stem for path in find(tmp_path, ["01", "01_one"])] == ["01_one"]
+
+
+def test_find_keeps_to_the_notebooks_of_a_study(tmp_path: Path) -> None:
+    notebook = nbformat.read(write(tmp_path, "01_knn"), as_version=4)
+    notebook.metadata["studies"] = ["digits", "mnist"]
+    nbformat.write(notebook, tmp_path / "01_knn.ipynb")
+    write(tmp_path, "00_any")
+    assert [path.stem for path in find(tmp_path, (), "mnist")] == ["00_any", "01_knn"]
+    assert [path.stem for path in find(tmp_path, (), "camvid")] == ["00_any"]
+    with pytest.raises(ValueError, match="study: 01_knn runs on digits, mnist, got 'camvid'"):
+        find(tmp_path, ["knn"], "camvid")
 
 
 def test_recover_brings_back_what_a_killed_run_had_put_aside(tmp_path: Path) -> None:

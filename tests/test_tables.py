@@ -97,3 +97,34 @@ def test_toy_numbers_of_figure_9():
     )
     altered = results.paper("toy").assign(signal=lambda t: t["signal"] + 0.002)
     assert tables.toy_numbers(toy_rows(altered), "bimodal")["matches"] == 0
+
+
+def test_paired_rows_by_hand():
+    truth = torch.zeros(10, dtype=torch.long)
+    alone, better = truth.clone(), truth.clone()
+    alone[:4], better[4] = 1, 1  # four wrong; those corrected, one newly wrong
+    rows = tables.paired({"alone": alone, "better": better}, truth)
+    assert rows["accuracy"].tolist() == pytest.approx([60, 90])
+    assert rows["gain"].tolist() == pytest.approx([0, 30])
+    assert rows.loc[1, ["corrected", "newly_wrong"]].tolist() == [4, 1]
+    assert rows["p"].tolist() == pytest.approx([1, 2 * 6 / 32])  # of 5 changes at most one, either way
+    shown = tables.paired_table(rows, {"base": 98.92, "guided": 99.15})
+    assert shown["paper (%)"].tolist() == ["98.92", "99.15"]
+    assert shown["corrected : newly wrong"].tolist() == ["0 : 0", "4 : 1"]
+
+
+def test_error_reduction_of_the_paper():
+    assert tables.error_reduction(98.92, 0.23, 0.1, 0.3)["value"] == pytest.approx(21.3, abs=0.01)
+    assert tables.error_reduction(60.0, 4.0, -2.0, 8.0) == pytest.approx({"value": 10, "low": -5, "high": 20})
+
+
+def test_method_gains_compare_with_the_first_of_each_condition():
+    def counts(right):
+        return torch.tensor([[[right, 10 - right], [0, 10]]] * 2)
+
+    found = {("", 0): {"alone": counts(8), "step": counts(10)}, ("fog", 4): {"alone": counts(5), "step": counts(0)}}
+    rows = tables.method_gains(found).set_index(["condition", "method"])
+    assert rows.loc[("clean", "step"), "miou"] == pytest.approx(100)
+    assert rows.loc[("clean", "step"), "gain"] == pytest.approx(100 - 100 * (0.8 + 10 / 12) / 2)
+    assert rows.loc[("fog 4", "step"), "gain"] == pytest.approx(100 * (0.25 - (0.5 + 10 / 15) / 2))
+    assert rows.loc[("fog 4", "alone"), "gain"] == 0

@@ -109,7 +109,7 @@ def test_epsilon_is_the_best_on_validation(monkeypatch):
 
 
 def test_studies_name_what_is_unknown():
-    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, camvid"):
+    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
         studies.study("voc")
     with pytest.raises(
         ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"

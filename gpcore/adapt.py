@@ -1,0 +1,124 @@
+"""What else a test image can be given for the price of a guided step: a mean over views, or entropy minimisation."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gpcore.cut import untouched
+from gpcore.perturb import _logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A change of B x C x H x W images that can be undone in what the model answers; fields apply in this order.
+
+    `shift` moves the picture right and down by so many pixels (left and up if negative), what comes in is reflected;
+    `flip` swaps left and right; `scale` resizes bilinearly.
+    """
+
+    shift: int = 0
+    flip: bool = False
+    scale: float = 1.0
+
+    def apply(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if self.shift:
+            border, start = abs(self.shift), abs(self.shift) - self.shift
+            images = pad(images, [border] * 4, mode="reflect")[..., start : start + height, start : start + width]
+        if self.flip:
+            images = images.flip(-1)
+        size = max(1, round(self.scale * height)), max(1, round(self.scale * width))
+        return images if size == (height, width) else interpolate(images, size, mode="bilinear")
+
+    def undo(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Log-probabilities B x K or B x K x `size` in the original frame, -inf where the view does not see it."""
+        if logits.dim() == 2:
+            return logits.log_softmax(1)
+        if logits.shape[2:] != tuple(size):
+            logits = interpolate(logits, (size[0], size[1]), mode="bilinear")
+        logits = logits.flip(-1) if self.flip else logits
+        return pad(logits.log_softmax(1), [-self.shift, self.shift] * 2, value=-math.inf)
+
+
+VIEWS = {
+    "flip": (View(), View(flip=True)),
+    "scale": (View(), View(scale=0.8), View(scale=1.25)),
+    "shift": (View(), View(shift=4), View(shift=-4)),
+}
+
+
+def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> Tensor:
+    """Test-time augmentation: the log of the mean over views of the softmax, of the shape of the model's logits.
+
+    `views` is a name in VIEWS or View()s, the first of them unchanged; a pixel's mean is over the views that see it.
+    Images B x C x H x W, logits B x K or B x K x h x w; the model runs in the mode it is in and is left as found.
+    Raises ValueError: views that are off, too far a shift, or a shift where the logits' size is not the images'.
+    Source: Krizhevsky et al., NIPS 2012, section 4.1.
+    """
+    if isinstance(views, str) and views not in VIEWS:
+        raise ValueError(f"views: got {views!r}, expected one of {', '.join(VIEWS)}")
+    views = VIEWS[views] if isinstance(views, str) else views
+    furthest = max((abs(view.shift) for view in views), default=0)
+    if not views or views[0] != View() or not all(view.scale > 0 for view in views):
+        raise ValueError(f"views: got {[*views]}, expected View() first and every scale > 0")
+    if furthest >= min(images.shape[-2:]):
+        raise ValueError(f"views: got a shift by {furthest}, expected less than the images' {[*images.shape[-2:]]}")
+    seen: list[Tensor] = []
+    size: Sequence[int] = ()
+    with untouched(model), torch.no_grad():
+        for view in views:
+            logits = _logits(model(view.apply(images).clone()))  # it may work in place
+            size = size or logits.shape[2:]
+            if furthest and size and size != images.shape[-2:]:
+                raise ValueError(f"views: a shift expects logits of the images' size, got {[*size]}")
+            seen.append(view.undo(logits, size))
+        # every view that sees a pixel adds one to its sum over classes: normalising divides by their number
+        return torch.stack(seen).logsumexp(0).log_softmax(1)
+
+
+class Tent(nn.Module):
+    """Test-time entropy minimisation: each call answers, then takes one step of Adam on the answer's mean entropy.
+
+    Works on a deep copy of `model`. Batch-norm layers normalise by the test batch in every mode; their scale and shift
+    are all that is learned, at `rate`; 0 is re-normalisation alone. Steps carry on from call to call until `reset`.
+    Takes B x C x H x W images; returns logits B x K or B x K x h x w from before the step, detached.
+    Raises ValueError: a model without such layers, a rate that is negative or not finite.
+    Source: Wang et al., Tent, ICLR 2021, section 3 (online).
+    """
+
+    def __init__(self, model: nn.Module, *, rate: float = 1e-3) -> None:
+        super().__init__()
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"rate: got {rate}, expected a finite number >= 0")
+        self.model, self.rate = copy.deepcopy(model).requires_grad_(False), rate
+        self.affine: list[nn.Parameter] = []
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm):
+                # without running statistics a layer takes the batch's, in eval mode too
+                module.track_running_stats, module.running_mean, module.running_var = False, None, None
+                self.affine += module.requires_grad_().parameters()
+        if not self.affine:
+            raise ValueError("model: has no batch-norm layer with scale and shift to adapt")
+        self.start = copy.deepcopy(self.model.state_dict())
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all steps."""
+        self.model.load_state_dict(self.start)
+        self.optimizer = torch.optim.Adam(self.affine, self.rate)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.set_grad_enabled(self.rate > 0):
+            logits = _logits(self.model(images.detach().clone()))
+            if self.rate > 0:
+                log_y = logits.log_softmax(1)
+                self.optimizer.zero_grad()
+                (-(log_y.exp() * log_y).sum(1).mean()).backward()
+                self.optimizer.step()
+        return logits.detach()

@@ -1,0 +1,79 @@
+"""Pictures with one label each: the embedded handwriting, MNIST (LeCun et al. 1998), CIFAR-10 (Krizhevsky 2009)."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+
+from gpcore import paths
+from gpcore.datasets.digits import EXAMPLES, handwriting
+
+DIGITS = tuple("0123456789")
+OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+VALIDATION = 5000  # the last pictures of the official training set
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of a C x H x W float picture in [0, 1] and its class, an int64 scalar.
+
+    Args:
+        source: "handwriting" (3,000 / 1,000 / 1,000 digits), "mnist" (55,000 / 5,000 / 10,000) or "cifar10"
+            (45,000 / 5,000 / 10,000), from the data folder, else by torchvision's download.
+        split: "train", "val" or "test".
+    Raises ValueError: unknown source or split.
+    """
+
+    def __init__(self, source: str, split: str) -> None:
+        if source not in SOURCES:
+            raise ValueError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split: got {split!r}, expected train, val or test")
+        self.pictures, self.labels = SOURCES[source](split)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.pictures[index].float() / 255, self.labels[index]
+
+
+def _handwriting(split: str) -> tuple[Tensor, Tensor]:
+    ink = (255 * handwriting()[:, list(EXAMPLES[split])]).round().byte()
+    return ink.view(-1, 1, 28, 28), torch.arange(10).repeat_interleave(len(EXAMPLES[split]))
+
+
+@functools.cache
+def _mnist(train: bool, root: Path) -> tuple[Tensor, Tensor]:
+    data = datasets.MNIST(str(root), train=train, download=True)  # only what is not there
+    return data.data[:, None], data.targets
+
+
+@functools.cache
+def _cifar10(train: bool, root: Path) -> tuple[Tensor, Tensor]:
+    folder = root / "cifar-10-batches-bin"
+    if not folder.is_dir():
+        data = datasets.CIFAR10(str(root), train=train, download=True)
+        return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+    files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
+    rows = torch.from_numpy(np.concatenate([np.fromfile(folder / file, np.uint8) for file in files])).view(-1, 3073)
+    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
+
+
+def _mnist_split(split: str) -> tuple[Tensor, Tensor]:
+    return _part(*_mnist(split != "test", paths.DATA), split)
+
+
+def _cifar10_split(split: str) -> tuple[Tensor, Tensor]:
+    return _part(*_cifar10(split != "test", paths.DATA), split)
+
+
+def _part(pictures: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
+    where = {"train": slice(-VALIDATION), "val": slice(-VALIDATION, None), "test": slice(None)}[split]
+    return pictures[where], labels[where]
+
+
+SOURCES = {"handwriting": _handwriting, "mnist": _mnist_split, "cifar10": _cifar10_split}

@@ -1,0 +1,233 @@
+"""When a guided step helps and why: settings in which it is tried, and interventions on the pixels that take part.
+
+Notebook 14's hypothesis: a step is a vote. An image pixel lies in the receptive fields of many output pixels, whose
+signals add up before the sign is taken; small islands of one class inside another are outvoted and erased.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from gpcore import metrics
+from gpcore.datasets.corruptions import corrupt
+from gpcore.experiments import count_pixels
+from gpcore.perturb import guide
+from gpcore.studies import Study, study
+from gpcore.tables import points
+
+SHARE = 200  # an island covers less than one part in 200 of the image
+CONFIDENT = 0.9
+Labels = Callable[[Tensor, Tensor], str | Tensor]  # from base logits and truth
+
+
+class Setting(NamedTuple):
+    """A network as a guided step meets it: what is varied, its epsilon, and the severity of noise on the images."""
+
+    kind: str
+    network: nn.Module
+    epsilon: float
+    noise: int = 0
+
+
+class Adjusted(nn.Module):
+    """`model` with its logits at another temperature, or less a share of the log prior (Menon et al., ICLR 2021):
+    (z - share log prior) / temperature.  Logits B x K x h x w, prior K."""
+
+    def __init__(
+        self, model: nn.Module, *, temperature: float = 1.0, prior: Tensor | None = None, share: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        self.offset = 0.0 if prior is None else share * prior.log().view(-1, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = (self.model(images) - self.offset) / self.temperature
+        return logits
+
+
+def islands(labels: Tensor) -> Tensor:
+    """Where B x H x W labels form 4-connected regions of one class smaller than 1/200 of the image: the same shape."""
+    found = np.zeros(labels.shape, bool)
+    for image, mask in zip(labels.numpy(), found, strict=True):
+        for value in np.unique(image):
+            regions, _ = ndimage.label(image == value)
+            small = np.bincount(regions.ravel()) < image.size / SHARE
+            small[0] = False  # the other classes
+            mask |= small[regions]
+    return torch.from_numpy(found)
+
+
+def surrounded(labels: Tensor) -> Tensor:
+    """The labels with every island given the class of the nearest pixel outside of islands."""
+    result = labels.clone()
+    for image, island in zip(result, islands(labels), strict=True):
+        if island.any() and not island.all():
+            nearest = ndimage.distance_transform_edt(island, return_distances=False, return_indices=True)
+            image.copy_(image[tuple(torch.from_numpy(nearest))])
+    return result
+
+
+def balance(logits: Tensor) -> Tensor:
+    """One over the share of the image that each pixel's predicted class covers, of mean 1 per image."""
+    predicted = logits.argmax(1)
+    factors = torch.stack([1.0 / image.flatten().bincount(minlength=logits.shape[1])[image] for image in predicted])
+    return (factors / factors.mean((1, 2), keepdim=True)).unsqueeze(1)
+
+
+def _onehot(logits: Tensor, truth: Tensor) -> str:
+    return "onehot"
+
+
+def mended(share: float) -> Labels:
+    """Labels that are the prediction with a random `share` of its wrong pixels put right."""
+
+    def labels(logits: Tensor, truth: Tensor) -> Tensor:
+        drawn = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0))
+        return torch.where(drawn < share, truth, logits.argmax(1))
+
+    return labels
+
+
+# what each intervention makes of the label and of the pixels' weights, and what the hypothesis says of its gain
+# beside the plain step's: 1 higher, -1 lower, 0 nothing
+INTERVENTIONS: Mapping[str, tuple[Labels, Callable[[Tensor], Tensor] | None, int]] = {
+    "every pixel": (_onehot, None, 0),
+    "islands silent": (_onehot, lambda z: (~islands(z.argmax(1))).float().unsqueeze(1), 1),
+    "islands alone": (_onehot, lambda z: islands(z.argmax(1)).float().unsqueeze(1), -1),
+    "islands relabelled": (lambda z, truth: surrounded(z.argmax(1)), None, 1),
+    "classes balanced": (_onehot, balance, -1),
+    "confident alone": (_onehot, lambda z: (z.softmax(1).amax(1, keepdim=True) >= CONFIDENT).float(), 0),
+    "uncertain alone": (_onehot, lambda z: (z.softmax(1).amax(1, keepdim=True) < CONFIDENT).float(), 0),
+    **{f"{share:.0%} of errors mended": (mended(share), None, 1) for share in (0.1, 0.25, 0.5, 1.0)},
+}
+
+
+def intervene(study: Study, name: str, split: str, count: int | None = None) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """Confusion counts N x K x K of the network alone and after one step under each of INTERVENTIONS.
+
+    With them, per intervention and image, the pixels of the base prediction's islands and those of them that the step
+    gave another class.
+    """
+    network, epsilon = study.network(name), study.epsilon(name)
+    counts: dict[str, list[Tensor]] = {"network alone": [], **{kind: [] for kind in INTERVENTIONS}}
+    rows = []
+    for x, y in study.batches(split, count):
+        with torch.no_grad():
+            before = network(x)
+        island = islands(before.argmax(1))
+        counts["network alone"].append(count_pixels(study, before, y))
+        for kind, (labels, weight, _) in INTERVENTIONS.items():
+            after = guide(network, x, epsilon, labels=labels(before, y), weight=weight, void=study.void).after
+            counts[kind].append(count_pixels(study, after, y))
+            erased = (island & (after.argmax(1) != before.argmax(1))).sum((1, 2))
+            rows += [(kind, *pair) for pair in zip(island.sum((1, 2)).tolist(), erased.tolist(), strict=True)]
+    every = {kind: torch.cat(parts) for kind, parts in counts.items()}
+    return every, pd.DataFrame(rows, columns=["intervention", "islands", "erased"])
+
+
+def effects(counts: Mapping[str, Tensor], erased: pd.DataFrame) -> pd.DataFrame:
+    """Per intervention: its gain, how far that lies above the plain step's, with intervals, and what was predicted.
+
+    `islands_erased` is the share of the islands' pixels that change class, in per cent.
+    """
+    alone, plain = counts["network alone"], counts["every pixel"]
+    share = 100 * erased.groupby("intervention")["erased"].sum() / erased.groupby("intervention")["islands"].sum()
+    rows = []
+    for kind, (_, _, predicted) in INTERVENTIONS.items():
+        gain, change = metrics.gain(alone, counts[kind]), metrics.gain(plain, counts[kind])
+        rows.append((kind, *gain, *change, share[kind], predicted))
+    ends = [f"{name}{end}" for name in ("", "change_") for end in ("low", "high")]
+    columns = ["intervention", "gain", *ends[:2], "change", *ends[2:], "islands_erased", "predicted"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def settings(chosen: Study, name: str) -> dict[str, Setting]:
+    """Every network of the study, and `name` at other temperatures, priors, noise and, on digits, shorter trainings."""
+    epsilon, network = chosen.epsilon(name), chosen.network(name)
+    prior = torch.zeros(len(chosen.classes))
+    for _, y in chosen.batches("val", 20):
+        prior += y[y != chosen.void].bincount(minlength=len(prior))
+    prior = prior / prior.sum()
+    every = {each: Setting("network", chosen.network(each), chosen.epsilon(each)) for each in chosen.networks}
+    for temperature in (0.25, 0.5, 2.0, 4.0):
+        adjusted = Adjusted(network, temperature=temperature)
+        every[f"temperature {temperature:g}"] = Setting("temperature", adjusted, epsilon)
+    for share in (-0.5, 0.5, 1.0):
+        adjusted = Adjusted(network, prior=prior, share=share)
+        every[f"prior − {share:g}" if share > 0 else f"prior + {-share:g}"] = Setting("prior", adjusted, epsilon)
+    for severity in (1, 3):
+        every[f"noise {severity}"] = Setting("noise", network, epsilon, severity)
+    if chosen.name == "digits":
+        stages = study("stages")
+        for stage in stages.networks:
+            every[stage] = Setting("training", stages.network(stage), stages.epsilon(stage))
+    return every
+
+
+def survey(chosen: Study, tried: Mapping[str, Setting], split: str, count: int) -> pd.DataFrame:
+    """Per setting: base mIoU, gain with its interval, and what may explain it.
+
+    `entropy` is the mean over pixels before the step (nats); `to_frequent` the share of changed pixels that go to the
+    class which covers more of the image; `from_islands` the share that lay in islands (per cent).
+    """
+    rows: list[dict[str, Any]] = []
+    for label, setting in tried.items():
+        counts, seen, generator = [], [], torch.Generator().manual_seed(0)
+        for clean, y in chosen.batches(split, count):
+            x = corrupt(clean, "noise", setting.noise, seed=generator) if setting.noise else clean
+            done = guide(setting.network, x, setting.epsilon)
+            counts.append(torch.stack([count_pixels(chosen, z, y) for z in done.trajectory]))
+            was, now = (z.argmax(1) for z in done.trajectory)
+            covers = torch.stack([image.flatten().bincount(minlength=len(chosen.classes)) for image in was])
+            sizes = [torch.stack([c[m] for c, m in zip(covers, maps, strict=True)]) for maps in (was, now)]
+            log_y = done.before.log_softmax(1)
+            entropy = -(log_y.exp() * log_y).sum(1).mean((1, 2))
+            parts = (was != now, (was != now) & (sizes[1] > sizes[0]), (was != now) & islands(was))
+            seen.append(torch.stack([entropy, *(part.sum((1, 2)) for part in parts)]))
+        before, after = torch.cat(counts, 1)
+        entropy, changed, frequent, island = torch.cat(seen, 1)
+        gain = metrics.gain(before, after)
+        rows.append(
+            {
+                "setting": label,
+                "kind": setting.kind,
+                "base": 100 * metrics.miou(before.sum(0)).item(),
+                **dict(zip(("gain", "low", "high"), gain, strict=True)),
+                "entropy": entropy.mean().item(),
+                "changed": changed.sum().item() / y[0].numel() / len(before) * 100,
+                "to_frequent": 100 * (frequent.sum() / changed.sum().clamp_min(1)).item(),
+                "from_islands": 100 * (island.sum() / changed.sum().clamp_min(1)).item(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def correlations(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Spearman's rank correlation of the gain with other columns of `survey`, with p of a test against none."""
+    found = {column: spearmanr(rows[column], rows["gain"]) for column in columns}
+    return pd.DataFrame({c: {"rank correlation": r.statistic, "p": r.pvalue} for c, r in found.items()}).T
+
+
+def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """`effects` for display: the gain, its change beside the plain step's, and whether that went as predicted."""
+    words = {1: "higher", -1: "lower", 0: "–"}
+    went = [
+        ("–" if not p else "undecided" if low * high <= 0 else "as predicted" if p * low > 0 else "the other way")
+        for p, low, high in rows[["predicted", "change_low", "change_high"]].itertuples(index=False)
+    ]
+    columns = {
+        "gain [95 %]": [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)],
+        "beside the plain step": [
+            points(*row) for row in rows[["change", "change_low", "change_high"]].itertuples(index=False)
+        ],
+        "islands erased (%)": rows["islands_erased"].round(1),
+        "predicted": rows["predicted"].map(words),
+        "went": went,
+    }
+    return pd.DataFrame({"intervention": rows["intervention"], **columns}).set_index("intervention")

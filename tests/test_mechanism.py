@@ -1,0 +1,170 @@
+"""Islands, weights and interventions by hand; the survey's columns against a plain loop."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from gpcore import mechanism, metrics
+from gpcore.networks import fcn_small
+from gpcore.perturb import guide
+from gpcore.studies import DIGITS, Study
+
+EPSILON = 0.02
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The digits with an untrained network, whose predictions change at the slightest step."""
+    torch.manual_seed(0)
+    network = fcn_small(11).eval()
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON})
+    return dataclasses.replace(DIGITS, name="sample", images={"train": 4, "val": 4, "test": 4}, batch=3)
+
+
+def test_islands_are_small_4_connected_regions():
+    labels = torch.zeros(2, 40, 40, dtype=torch.long)  # islands have fewer than 8 of 1600 pixels
+    labels[0, :5] = 3  # a class that is large here ...
+    labels[0, 10, 10:17] = 3  # ... and small there: 7
+    labels[0, 20, 10:18] = 4  # 8 is no island
+    labels[0, 30:32, 30:32] = torch.tensor([[5, 0], [0, 5]])  # neighbours across a corner are two regions
+    expected = torch.zeros(2, 40, 40, dtype=torch.bool)
+    expected[0, 10, 10:17] = True
+    expected[0, 30, 30] = expected[0, 31, 31] = True
+    assert torch.equal(mechanism.islands(labels), expected)
+
+
+def test_islands_take_the_class_of_the_nearest_mainland():
+    labels = torch.zeros(1, 40, 40, dtype=torch.long)
+    labels[..., 20:] = 1
+    labels[0, 5, 17:20] = 2  # beside the border: its pixels lie 1 from class 1, or 1 from class 0 above and below
+    labels[0, 30, 30] = 2
+    changed = mechanism.surrounded(labels)
+    assert changed[0, 30, 30] == 1
+    assert changed[0, 5, 17] == changed[0, 5, 18] == 0
+    untouched = ~mechanism.islands(labels)
+    assert torch.equal(changed[untouched], labels[untouched])
+    assert labels[0, 30, 30] == 2  # the argument stays as it was
+
+
+def test_balance_gives_every_predicted_class_the_same_sum():
+    labels = torch.tensor([[0, 0, 0, 1], [2, 2, 1, 2]]).view(2, 2, 2)
+    logits = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).float()
+    factors = mechanism.balance(logits)
+    assert factors.shape == (2, 1, 2, 2)
+    torch.testing.assert_close(factors.mean((1, 2, 3)), torch.ones(2))
+    torch.testing.assert_close(factors[0, 0], torch.tensor([[2 / 3, 2 / 3], [2 / 3, 2.0]]))
+    torch.testing.assert_close(factors[1, 0], torch.tensor([[2 / 3, 2 / 3], [2.0, 2 / 3]]))
+
+
+def test_mended_labels_put_that_share_of_errors_right():
+    generator = torch.Generator().manual_seed(1)
+    logits, truth = torch.randn(2, 5, 60, 60, generator=generator), torch.randint(5, (2, 60, 60), generator=generator)
+    predicted = logits.argmax(1)
+    wrong = predicted != truth
+    quarter = mechanism.mended(0.25)(logits, truth)
+    assert torch.equal(quarter[~wrong], truth[~wrong])
+    assert (quarter == truth)[wrong].float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(mechanism.mended(0.0)(logits, truth), predicted)
+    assert torch.equal(mechanism.mended(1.0)(logits, truth), truth)
+
+
+def test_adjusted_by_hand():
+    prior = torch.tensor([0.5, 0.25, 0.25])
+    logits = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1)
+    adjusted = mechanism.Adjusted(torch.nn.Identity(), temperature=2.0, prior=prior, share=0.5)
+    expected = (logits - 0.5 * prior.log().view(1, 3, 1, 1)) / 2
+    torch.testing.assert_close(adjusted(logits), expected)
+    torch.testing.assert_close(mechanism.Adjusted(torch.nn.Identity())(logits), logits)
+
+
+def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
+    counts, erased = mechanism.intervene(study, "fcn8s", "test")
+    network = study.network("fcn8s")
+    for i in range(4):
+        x, y = (part[None] for part in study.data("test")[i])
+        plain = guide(network, x, EPSILON)
+        before = plain.before.argmax(1)
+        island = mechanism.islands(before)
+        silent = guide(network, x, EPSILON, weight=lambda z, m=island: (~m).float()[:, None])
+        relabelled = guide(network, x, EPSILON, labels=mechanism.surrounded(before))
+        truth = guide(network, x, EPSILON, labels=y, void=study.void)
+        expected = {
+            "network alone": plain.before, "every pixel": plain.after, "islands silent": silent.after,
+            "islands relabelled": relabelled.after, "100% of errors mended": truth.after,
+        }  # fmt: skip
+        for kind, logits in expected.items():
+            assert torch.equal(counts[kind][i], metrics.confusion(logits.argmax(1), y, 11, 255)), kind
+        row = erased[erased["intervention"] == "islands silent"].iloc[i]
+        assert row["islands"] == island.sum() > 0
+        assert row["erased"] == (island & (silent.after.argmax(1) != before)).sum()
+    assert set(counts) == {"network alone", *mechanism.INTERVENTIONS}
+
+
+def test_effects_tell_gain_change_and_erasure():
+    def score(right):
+        return torch.tensor([[[right, 10 - right], [0, 10]]] * 3)
+
+    counts = {kind: score(7) for kind in mechanism.INTERVENTIONS} | {"network alone": score(5)}
+    counts["islands silent"], counts["islands alone"] = score(8), score(4)
+    names = list(mechanism.INTERVENTIONS)
+    erased = pd.DataFrame({"intervention": names * 2, "islands": 4, "erased": [1] * len(names) + [3] * len(names)})
+    rows = mechanism.effects(counts, erased).set_index("intervention")
+    iou = {right: 100 * ((right / 10) + 10 / (20 - right)) / 2 for right in (4, 5, 7, 8)}
+    assert rows.loc["every pixel", "gain"] == pytest.approx(iou[7] - iou[5])
+    assert rows.loc["islands silent", ["change", "change_low"]].tolist() == pytest.approx([iou[8] - iou[7]] * 2)
+    assert rows.loc["islands alone", "gain"] == pytest.approx(iou[4] - iou[5])
+    assert (rows["islands_erased"] == 50).all()
+    shown = mechanism.verdicts(rows.reset_index())
+    assert shown.loc[["islands silent", "islands alone"], "went"].tolist() == ["as predicted"] * 2
+    assert shown.loc["islands relabelled", "went"] == "undecided"
+    opposite = rows.reset_index().assign(predicted=-rows["predicted"].to_numpy())
+    assert mechanism.verdicts(opposite).loc["islands silent", "went"] == "the other way"
+
+
+def test_survey_against_a_plain_loop(study):
+    tried = {"as it is": mechanism.Setting("network", study.network("fcn8s"), EPSILON)}
+    row = mechanism.survey(study, tried, "test", 4).iloc[0]
+    before, after, entropies = [], [], []
+    changed = frequent = island = 0
+    for x, y in study.data("test"):
+        done = guide(study.network("fcn8s"), x[None], EPSILON)
+        was, now = done.before[0].argmax(0), done.after[0].argmax(0)
+        before.append(metrics.confusion(was, y, 11, 255))
+        after.append(metrics.confusion(now, y, 11, 255))
+        entropies.append(torch.distributions.Categorical(logits=done.before[0].movedim(0, -1)).entropy().mean())
+        small = mechanism.islands(was[None])[0]
+        for r, c in (was != now).nonzero().tolist():
+            changed += 1
+            frequent += int((was == now[r, c]).sum() > (was == was[r, c]).sum())
+            island += int(small[r, c])
+    gain = metrics.gain(torch.stack(before), torch.stack(after))
+    assert row[["gain", "low", "high"]].tolist() == pytest.approx(list(gain))
+    assert row["entropy"] == pytest.approx(torch.stack(entropies).mean().item(), rel=1e-5)
+    assert row["changed"] == pytest.approx(100 * changed / (4 * 96 * 128))
+    assert row["to_frequent"] == pytest.approx(100 * frequent / changed)
+    assert row["from_islands"] == pytest.approx(100 * island / changed)
+
+
+def test_settings_vary_temperature_prior_noise_and_training(study):
+    every = mechanism.settings(dataclasses.replace(study, name="digits"), "fcn8s")
+    kinds = {setting.kind for setting in every.values()}
+    assert kinds == {"network", "temperature", "prior", "noise", "training"}
+    assert set(study.networks) < set(every)
+    x = study.data("test")[0][0][None]
+    alone = study.network("fcn8s")(x)
+    torch.testing.assert_close(every["temperature 4"].network(x), alone / 4)
+    drop = alone - every["prior − 1"].network(x)  # the log prior
+    prior = drop[0, :, 0, 0].exp()
+    assert prior.sum().item() == pytest.approx(1, abs=1e-4)
+    labels = torch.stack([study.dataset("val")[i][1] for i in range(0, 100, 5)])
+    torch.testing.assert_close(prior, labels.flatten().bincount(minlength=11) / labels.numel(), atol=1e-4, rtol=1e-3)
+    assert "1 epoch" not in mechanism.settings(study, "fcn8s")
+
+
+def test_correlations_are_of_ranks():
+    rows = pd.DataFrame({"gain": [1.0, 2.0, 4.0, 3.0], "base": [1.0, 10.0, 1000.0, 100.0], "entropy": [4, 3, 1, 2]})
+    found = mechanism.correlations(rows, ["base", "entropy"])
+    assert found["rank correlation"].tolist() == pytest.approx([1, -1])
