@@ -88,6 +88,7 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "GP-28": _mcnemar,
     "GP-29": _mcnemar,
     "GP-30": lambda n: _sign(n["segmentation"] - n["classification_high"], n["segmentation"] - n["classification_low"]),
+    "LEC-14": lambda n: _above_zero(n, "gain"),
 }
 
 

@@ -101,15 +101,16 @@ def table(rows: pd.DataFrame, *, x: str, y: str, value: str) -> Figure:
     """A grid of gains, blue above and red below zero, a star where the interval (columns low, high) excludes zero."""
     wide = rows.pivot(index=y, columns=x, values=value).reindex(rows[y].unique(), columns=rows[x].unique())
     clear = rows.assign(star=np.where(rows["low"] * rows["high"] > 0, "*", "")).pivot(index=y, columns=x, values="star")
-    text = wide.map("{:+.1f}".format) + clear.reindex_like(wide)
+    text = (wide.round(1) + 0.0).map("{:+.1f}".format) + clear.reindex_like(wide)  # no -0.0
     figure, axes = plt.subplots(figsize=(PAGE, 0.8 + 0.26 * len(wide)), layout="constrained")
-    limit = min(10.0, wide.abs().to_numpy().max())
-    sns.heatmap(
-        wide, annot=text, fmt="", cmap="RdBu", vmin=-limit, vmax=limit, ax=axes, annot_kws={"fontsize": 7},
-        cbar_kws={"label": "gain (mIoU points)"},
-    )  # fmt: skip
+    largest = wide.abs().to_numpy().max()
+    limit = min(10.0, largest)
+    bar = {"label": "gain (mIoU points)", "extend": "both" if largest > limit else "neither"}
+    colours: dict[str, Any] = {"cmap": "RdBu", "vmin": -limit, "vmax": limit, "cbar_kws": bar}
+    sns.heatmap(wide, annot=text, fmt="", annot_kws={"fontsize": 7}, ax=axes, **colours)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(length=0)
+    axes.grid(False)
     return figure
 
 

@@ -174,7 +174,7 @@ DIGITS = Study(
     photographs=True,
     crfs=_crfs((10, 30), (15, 45)),
     seeds={"fcn32s": 3, "fcn16s": 3, "fcn8s": 3},
-    few=30,
+    few=12,
 )
 SCENES = dataclasses.replace(
     DIGITS,
@@ -196,7 +196,7 @@ STAGES = dataclasses.replace(
         f"{epochs} epoch{'s' * (epochs > 1)}": Network(
             networks.fcn_small, f"fcn{epochs}", dataclasses.replace(_DIGITS, epochs=epochs)
         )
-        for epochs in (1, 3)
+        for epochs in (2, 3)
     },
 )
 _CAMVID = Recipe(
@@ -235,7 +235,7 @@ CAMVID = Study(
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001),
     photographs=False,
     crfs=_crfs((40, 80), (5, 13)),
-    few=8,
+    few=6,
 )
 
 

@@ -98,6 +98,11 @@ def method_gains(counts: Mapping[tuple[str, int], Mapping[str, Tensor]]) -> pd.D
     return pd.DataFrame(rows, columns=["condition", "method", "miou", "gain", "low", "high"])
 
 
+def best(counts: Mapping[str, Tensor]) -> str:
+    """The method with the highest mIoU, by its N x K x K counts; of equals the first."""
+    return max(counts, key=lambda method: metrics.miou(counts[method].sum(0)).item())
+
+
 def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
     """Accuracy of every method's N predictions, its gain over the first method with its interval over pictures, the
     pictures corrected and newly wrong, and the exact McNemar p."""

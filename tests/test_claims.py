@@ -135,6 +135,11 @@ CASES = {
         "gain 0.23; p 0.05": "undecided",
         "gain -0.23; p 0.049": "fails",
     },
+    "LEC-14": {
+        "gain 0.1; low 0.01; high 0.2": "holds",
+        "gain 0.1; low -0.01; high 0.2": "undecided",
+        "gain -0.1; low -0.2; high -0.01": "fails",
+    },
     "GP-30": {
         "classification_low 1; classification_high 5; segmentation 6": "holds",
         "classification_low 1; classification_high 5; segmentation 4": "undecided",

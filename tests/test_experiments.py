@@ -8,22 +8,10 @@ from gpcore import experiments, metrics
 from gpcore.adapt import Tent, augmented
 from gpcore.crf import dense_crf
 from gpcore.datasets.corruptions import corrupt
-from gpcore.networks import fcn_small
 from gpcore.perturb import guide
 from gpcore.studies import DIGITS, Study
 
-CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}
-EPSILON = 0.02
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """The digits with an untrained network, whose predictions change at the slightest step."""
-    torch.manual_seed(0)
-    network = fcn_small(11).eval()
-    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
-    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON, "crf": CRF})
-    return dataclasses.replace(DIGITS, images={"train": 4, "val": 4, "test": 4}, batch=3, crfs=(CRF,))
+CRF, EPSILON = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}, 0.02  # of the fixture
 
 
 def scenes(study):
@@ -121,9 +109,7 @@ def test_psnr_of_a_step():
     assert metrics.step_psnr(-0.002) == pytest.approx(-10 * torch.log10(error).item(), abs=1e-3)
 
 
-def test_methods_by_condition_against_each_alone(study, monkeypatch):
-    tuned = {"epsilon": EPSILON, "entropy": {"epsilon": 0.05}}
-    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: tuned)
+def test_methods_by_condition_against_each_alone(study):
     study = dataclasses.replace(study, batch=2)
     found = experiments.method_counts(study, "fcn8s", [("", 0), ("fog", 3)], "test", 4)
     assert list(found) == [("", 0), ("fog", 3)]

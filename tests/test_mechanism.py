@@ -7,21 +7,9 @@ import pytest
 import torch
 
 from gpcore import mechanism, metrics
-from gpcore.networks import fcn_small
 from gpcore.perturb import guide
-from gpcore.studies import DIGITS, Study
 
-EPSILON = 0.02
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """The digits with an untrained network, whose predictions change at the slightest step."""
-    torch.manual_seed(0)
-    network = fcn_small(11).eval()
-    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
-    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON})
-    return dataclasses.replace(DIGITS, name="sample", images={"train": 4, "val": 4, "test": 4}, batch=3)
+EPSILON = 0.02  # of the fixture
 
 
 def test_islands_are_small_4_connected_regions():
@@ -149,7 +137,7 @@ def test_survey_against_a_plain_loop(study):
 
 
 def test_settings_vary_temperature_prior_noise_and_training(study):
-    every = mechanism.settings(dataclasses.replace(study, name="digits"), "fcn8s")
+    every = mechanism.settings(study, "fcn8s")
     kinds = {setting.kind for setting in every.values()}
     assert kinds == {"network", "temperature", "prior", "noise", "training"}
     assert set(study.networks) < set(every)
@@ -161,7 +149,7 @@ def test_settings_vary_temperature_prior_noise_and_training(study):
     assert prior.sum().item() == pytest.approx(1, abs=1e-4)
     labels = torch.stack([study.dataset("val")[i][1] for i in range(0, 100, 5)])
     torch.testing.assert_close(prior, labels.flatten().bincount(minlength=11) / labels.numel(), atol=1e-4, rtol=1e-3)
-    assert "1 epoch" not in mechanism.settings(study, "fcn8s")
+    assert "2 epochs" not in mechanism.settings(dataclasses.replace(study, name="camvid"), "fcn8s")
 
 
 def test_correlations_are_of_ranks():

@@ -76,3 +76,38 @@ def test_toy_bars_carry_their_numbers():
     assert [bar.get_height() for bar in scores.patches] == [0.4, 0.6]
     assert [text.get_text() for text in uniform.texts] == ["0.100", "-0.100"]
     assert [bar.get_height() for bar in onehot.patches] == [0, 0.2]
+
+
+def test_table_writes_every_gain_and_stars_the_clear_ones():
+    rows = pd.DataFrame(
+        {
+            "condition": ["clean", "clean", "fog 2", "fog 2"],
+            "method": ["step", "flips", "step", "flips"],
+            "gain": [0.24, -12.0, -0.04, 1.0],
+            "low": [0.1, -14.0, -0.2, -0.5],
+            "high": [0.4, -10.0, 0.1, 2.0],
+        }
+    )
+    axes, bar = plots.table(rows, x="condition", y="method", value="gain").axes
+    assert [text.get_text() for text in axes.texts] == ["+0.2*", "+0.0", "-12.0*", "+1.0"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["step", "flips"]
+    assert axes.collections[0].get_clim() == (-10, 10)  # beyond it the colour bar ends in arrows
+    assert bar.get_ylabel() == "gain (mIoU points)"
+    red, _, _, _ = axes.collections[0].get_facecolors()[2]  # flips on clean: the worst
+    blue = axes.collections[0].get_facecolors()[3][2]
+    assert red > axes.collections[0].get_facecolors()[2][2]
+    assert blue > axes.collections[0].get_facecolors()[3][0]
+
+
+def test_explained_draws_the_gain_over_every_column_by_kind():
+    rows = ROWS.assign(kind=["network", "network", "prior", "prior"], base=[70.0, 71.0, 72.0, 73.0])
+    figure = plots.explained(rows, columns={"base": "base (%)", "epsilon": "ε"})
+    assert [axes.get_xlabel() for axes in figure.axes] == ["base (%)", "ε"]
+    for axes, column in zip(figure.axes, ("base", "epsilon"), strict=True):
+        for bars, (kind, part) in zip(axes.containers, rows.groupby("kind", sort=False), strict=True):
+            assert bars.get_label() == kind
+            assert bars.lines[0].get_xdata().tolist() == part[column].tolist()
+            assert bars.lines[0].get_ydata().tolist() == part["gain"].tolist()
+            (segments,) = bars.lines[2]
+            ends = [[end[1] for end in segment] for segment in segments.get_segments()]
+            assert ends == part[["low", "high"]].to_numpy().tolist()

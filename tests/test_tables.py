@@ -128,3 +128,8 @@ def test_method_gains_compare_with_the_first_of_each_condition():
     assert rows.loc[("clean", "step"), "gain"] == pytest.approx(100 - 100 * (0.8 + 10 / 12) / 2)
     assert rows.loc[("fog 4", "step"), "gain"] == pytest.approx(100 * (0.25 - (0.5 + 10 / 15) / 2))
     assert rows.loc[("fog 4", "alone"), "gain"] == 0
+
+
+def test_best_is_the_highest_miou_of_the_whole_set():
+    low, high = (torch.tensor([[[right, 10 - right], [0, 10]]] * 2) for right in (5, 8))
+    assert tables.best({"a": low, "b": high, "c": high}) == "b"

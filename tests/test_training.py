@@ -4,9 +4,9 @@ import json
 import pytest
 import torch
 
-from gpcore import experiments, metrics, studies, training, weights
+from gpcore import experiments, metrics, neighbours, studies, training, weights
 from gpcore.networks import fcn_small
-from gpcore.studies import DIGITS, Recipe
+from gpcore.studies import DIGITS, HANDWRITING, Recipe
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 
@@ -93,12 +93,25 @@ def test_augmented_labels_follow_the_image():
     assert flips == {True, False}
 
 
+def test_half_of_mirrored_items_are_flipped_and_nothing_else():
+    pictures = torch.arange(64.0).view(64, 1, 1, 1) + torch.tensor([0.0, 0.5])  # left, right
+    recipe = dataclasses.replace(RECIPE, samples=64, batch=16, mirror=True)
+    torch.manual_seed(0)
+    flipped = 0
+    for images, labels in training.batches([(x, torch.tensor(int(x[0, 0, 0]))) for x in pictures], recipe):
+        assert labels.shape == (16,)
+        for image, label in zip(images, labels, strict=True):
+            assert sorted(image.flatten().tolist()) == [label, label + 0.5]
+            flipped += bool(image[0, 0, 0] > label)
+    assert 20 <= flipped <= 44  # of 64
+
+
 def test_epsilon_is_the_best_on_validation(monkeypatch):
     scores = {0.0: 5, 0.1: 7, 0.2: 9, 0.4: 8}
 
     def counts(study, name, split, epsilons, **options):
         assert split == "val"
-        assert options == {"at": None, "count": None, "seed": 1}
+        assert options == {"at": None, "signal": "ce", "count": None, "seed": 1}
         return torch.stack([torch.tensor([[[scores[e], 10 - scores[e]], [0, 10]]]) for e in epsilons])
 
     monkeypatch.setattr(experiments, "sweep_counts", counts)
@@ -164,4 +177,9 @@ def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
     expected = [100 * (h / 10 + 10 / (20 - h)) / 2 for h in (4, 9, 7)]
     assert list(tuned["grid"].values()) == pytest.approx(expected, abs=1e-4)
     assert json.loads(list(tuned["grid"])[1]) == {"gaussian": [3, 2]}
-    assert set(tuned) > {"pool1", "pool2", "pool3", "pool4"}
+    assert set(tuned) > {"pool1", "pool2", "pool3", "pool4", "entropy"}
+
+
+def test_a_classifier_is_tuned_by_its_neighbours(monkeypatch):
+    monkeypatch.setattr(neighbours, "choose", lambda study, name: {"epsilon": 0.04, "of": (study.name, name)})
+    assert training.tune(HANDWRITING, "classifier") == {"epsilon": 0.04, "of": ("handwriting", "classifier")}

@@ -15,22 +15,12 @@ class Classifier(nn.Sequential):
 
 def lenet(classes: int) -> Classifier:
     """LeNet as Caffe ships it, for 1 x 28 x 28 digits (0.43 M parameters); a ReLU also follows each convolution."""
-    return Classifier(
-        OrderedDict(
-            conv1=nn.Conv2d(1, 20, 5),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(20, 50, 5),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flat=nn.Flatten(),
-            drop2=nn.Dropout(0.3),
-            fc3=nn.Linear(800, 500),
-            relu3=nn.ReLU(),
-            drop3=nn.Dropout(0.5),
-            score=nn.Linear(500, classes),
-        )
-    )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (inputs, outputs) in enumerate(((1, 20), (20, 50)), 1):
+        layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, 5)
+        layers[f"relu{i}"] = nn.ReLU()
+        layers[f"pool{i}"] = nn.MaxPool2d(2)
+    return Classifier(layers | _head(3, 800, 500, classes, (0.3, 0.5)))
 
 
 def cifar_net(classes: int) -> Classifier:
@@ -46,12 +36,18 @@ def cifar_net(classes: int) -> Classifier:
         layers[f"relu{i}"] = nn.ReLU()
         if i in (1, 2, 5):
             layers[f"pool{i}"] = nn.MaxPool2d(2)
-    layers |= OrderedDict(
-        flat=nn.Flatten(),
-        drop5=nn.Dropout(0.3),
-        fc6=nn.Linear(2048, 128),
-        relu6=nn.ReLU(),
-        drop6=nn.Dropout(0.3),
-        score=nn.Linear(128, classes),
+    return Classifier(layers | _head(6, 2048, 128, classes, (0.3, 0.3)))
+
+
+def _head(i: int, inputs: int, hidden: int, classes: int, dropout: tuple[float, float]) -> OrderedDict[str, nn.Module]:
+    """The i-th layer, fully connected, and the scores, with dropout before each."""
+    return OrderedDict(
+        {
+            "flat": nn.Flatten(),
+            f"drop{i - 1}": nn.Dropout(dropout[0]),
+            f"fc{i}": nn.Linear(inputs, hidden),
+            f"relu{i}": nn.ReLU(),
+            f"drop{i}": nn.Dropout(dropout[1]),
+            "score": nn.Linear(hidden, classes),
+        }
     )
-    return Classifier(layers)
