@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gpcore import mechanism, metrics
+from gpcore.adapt import augmented
 from gpcore.perturb import guide
 
 EPSILON = 0.02  # of the fixture
@@ -51,12 +52,12 @@ def test_mended_labels_put_that_share_of_errors_right():
     generator = torch.Generator().manual_seed(1)
     logits, truth = torch.randn(2, 5, 60, 60, generator=generator), torch.randint(5, (2, 60, 60), generator=generator)
     predicted = logits.argmax(1)
-    wrong = predicted != truth
-    quarter = mechanism.mended(0.25)(logits, truth)
+    case, wrong = mechanism.Case(torch.nn.Identity(), logits, logits, truth), predicted != truth
+    quarter = mechanism.mended(0.25)(case)
     assert torch.equal(quarter[~wrong], truth[~wrong])
     assert (quarter == truth)[wrong].float().mean().item() == pytest.approx(0.25, abs=0.02)
-    assert torch.equal(mechanism.mended(0.0)(logits, truth), predicted)
-    assert torch.equal(mechanism.mended(1.0)(logits, truth), truth)
+    assert torch.equal(mechanism.mended(0.0)(case), predicted)
+    assert torch.equal(mechanism.mended(1.0)(case), truth)
 
 
 def test_adjusted_by_hand():
@@ -78,10 +79,12 @@ def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
         island = mechanism.islands(before)
         silent = guide(network, x, EPSILON, weight=lambda z, m=island: (~m).float()[:, None])
         relabelled = guide(network, x, EPSILON, labels=mechanism.surrounded(before))
+        shifted = guide(network, x, EPSILON, labels=augmented(network, x, "shift").argmax(1))
         truth = guide(network, x, EPSILON, labels=y, void=study.void)
         expected = {
             "network alone": plain.before, "every pixel": plain.after, "islands silent": silent.after,
             "islands relabelled": relabelled.after, "100% of errors mended": truth.after,
+            "label of shifted views": shifted.after,
         }  # fmt: skip
         for kind, logits in expected.items():
             assert torch.equal(counts[kind][i], metrics.confusion(logits.argmax(1), y, 11, 255)), kind
