@@ -134,12 +134,16 @@ def methods(study: Study, name: str) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def method_counts(
-    study: Study, name: str, conditions: Sequence[tuple[str, int]], split: str, count: int
+    study: Study, name: str, conditions: Sequence[tuple[str, int]], split: str, count: int, only: Sequence[str] = ()
 ) -> dict[tuple[str, int], dict[str, Tensor]]:
-    """Confusion counts N x K x K of each of `methods` in each condition: a kind of corruption, a severity or 0."""
+    """Confusion counts N x K x K of each of `methods` in each condition: a kind of corruption, a severity or 0.
+
+    `only` names the methods that are run, in that order; default all.
+    """
     found = {}
     for kind, severity in conditions:
-        chosen, generator = methods(study, name), torch.Generator().manual_seed(0)
+        every, generator = methods(study, name), torch.Generator().manual_seed(0)
+        chosen = {method: every[method] for method in only or every}
         counts: dict[str, list[Tensor]] = {method: [] for method in chosen}
         for clean, y in study.batches(split, count):
             x = corrupt(clean, kind, severity, seed=generator) if severity else clean

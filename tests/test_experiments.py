@@ -131,6 +131,10 @@ def test_methods_by_condition_against_each_alone(study):
         clean = torch.stack([counted(study, z, t) for z, t in zip(network(x), y, strict=True)])
         assert torch.equal(found["", 0]["network alone"][2 * b : 2 * b + 2], clean)
     assert {"mean over flips", "mean over scales", "batch statistics"} < set(found["", 0])
+    names = ["mean over shifts", "network alone"]
+    fewer = experiments.method_counts(study, "fcn8s", [("fog", 3)], "test", 4, names)["fog", 3]
+    assert list(fewer) == names
+    assert all(torch.equal(counts, found["fog", 3][method]) for method, counts in fewer.items())
 
 
 def test_networks_without_batch_norm_have_no_tent(monkeypatch):
