@@ -65,9 +65,9 @@ class Study:
     """Data, networks and settings that a notebook is run on.
 
     `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
-    settings are tried on each; `photographs` whether its images and
-    label maps may be published. Of `epsilons` and of `crfs` (arguments of `crf.dense_crf`) the best on validation
-    images become a network's own. Trainings with other `seeds` tell a network's spread.
+    settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
+    `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. Trainings with other
+    `seeds` tell a network's spread.
     """
 
     name: str
@@ -193,9 +193,7 @@ STAGES = dataclasses.replace(
     colours=DIGITS.colours,
     dataset=DIGITS.dataset,
     networks={
-        f"{epochs} epoch{'s' * (epochs > 1)}": Network(
-            networks.fcn_small, f"fcn{epochs}", dataclasses.replace(_DIGITS, epochs=epochs)
-        )
+        f"{epochs} epochs": Network(networks.fcn_small, f"fcn{epochs}", dataclasses.replace(_DIGITS, epochs=epochs))
         for epochs in (2, 3)
     },
 )

@@ -1,7 +1,5 @@
 """Islands, weights and interventions by hand; the survey's columns against a plain loop."""
 
-import dataclasses
-
 import pandas as pd
 import pytest
 import torch
@@ -60,15 +58,6 @@ def test_mended_labels_put_that_share_of_errors_right():
     assert torch.equal(mechanism.mended(1.0)(case), truth)
 
 
-def test_adjusted_by_hand():
-    prior = torch.tensor([0.5, 0.25, 0.25])
-    logits = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1)
-    adjusted = mechanism.Adjusted(torch.nn.Identity(), temperature=2.0, prior=prior, share=0.5)
-    expected = (logits - 0.5 * prior.log().view(1, 3, 1, 1)) / 2
-    torch.testing.assert_close(adjusted(logits), expected)
-    torch.testing.assert_close(mechanism.Adjusted(torch.nn.Identity())(logits), logits)
-
-
 def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
     counts, erased = mechanism.intervene(study, "fcn8s", "test")
     network = study.network("fcn8s")
@@ -113,49 +102,3 @@ def test_effects_tell_gain_change_and_erasure():
     assert shown.loc["islands relabelled", "went"] == "undecided"
     opposite = rows.reset_index().assign(predicted=-rows["predicted"].to_numpy())
     assert mechanism.verdicts(opposite).loc["islands silent", "went"] == "the other way"
-
-
-def test_survey_against_a_plain_loop(study):
-    tried = {"as it is": mechanism.Setting("network", study.network("fcn8s"), EPSILON)}
-    row = mechanism.survey(study, tried, "test", 4).iloc[0]
-    before, after, entropies = [], [], []
-    changed = frequent = island = 0
-    for x, y in study.data("test"):
-        done = guide(study.network("fcn8s"), x[None], EPSILON)
-        was, now = done.before[0].argmax(0), done.after[0].argmax(0)
-        before.append(metrics.confusion(was, y, 11, 255))
-        after.append(metrics.confusion(now, y, 11, 255))
-        entropies.append(torch.distributions.Categorical(logits=done.before[0].movedim(0, -1)).entropy().mean())
-        small = mechanism.islands(was[None])[0]
-        for r, c in (was != now).nonzero().tolist():
-            changed += 1
-            frequent += int((was == now[r, c]).sum() > (was == was[r, c]).sum())
-            island += int(small[r, c])
-    gain = metrics.gain(torch.stack(before), torch.stack(after))
-    assert row[["gain", "low", "high"]].tolist() == pytest.approx(list(gain))
-    assert row["entropy"] == pytest.approx(torch.stack(entropies).mean().item(), rel=1e-5)
-    assert row["changed"] == pytest.approx(100 * changed / (4 * 96 * 128))
-    assert row["to_frequent"] == pytest.approx(100 * frequent / changed)
-    assert row["from_islands"] == pytest.approx(100 * island / changed)
-
-
-def test_settings_vary_temperature_prior_noise_and_training(study):
-    every = mechanism.settings(study, "fcn8s")
-    kinds = {setting.kind for setting in every.values()}
-    assert kinds == {"network", "temperature", "prior", "noise", "training"}
-    assert set(study.networks) < set(every)
-    x = study.data("test")[0][0][None]
-    alone = study.network("fcn8s")(x)
-    torch.testing.assert_close(every["temperature 4"].network(x), alone / 4)
-    drop = alone - every["prior − 1"].network(x)  # the log prior
-    prior = drop[0, :, 0, 0].exp()
-    assert prior.sum().item() == pytest.approx(1, abs=1e-4)
-    labels = torch.stack([study.dataset("val")[i][1] for i in range(0, 100, 5)])
-    torch.testing.assert_close(prior, labels.flatten().bincount(minlength=11) / labels.numel(), atol=1e-4, rtol=1e-3)
-    assert "2 epochs" not in mechanism.settings(dataclasses.replace(study, name="camvid"), "fcn8s")
-
-
-def test_correlations_are_of_ranks():
-    rows = pd.DataFrame({"gain": [1.0, 2.0, 4.0, 3.0], "base": [1.0, 10.0, 1000.0, 100.0], "entropy": [4, 3, 1, 2]})
-    found = mechanism.correlations(rows, ["base", "entropy"])
-    assert found["rank correlation"].tolist() == pytest.approx([1, -1])

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.spatial.distance import cdist
@@ -124,7 +125,7 @@ def test_committed_rows_come_from_committed_weights(name):
     tested = neighbours.predictions(study, "classifier")
     found = tables.paired(tested.predicted, tested.test.classes).set_index("method")
     folder = paths.ROOT / "figures" / {"handwriting": "digits"}.get(name, name) / "13_knn_classification"
-    committed = tables.pd.read_csv(folder / "test.csv").set_index("method")
+    committed = pd.read_csv(folder / "test.csv").set_index("method")
     assert list(found.index) == list(committed.index)
     # a picture on the edge may fall the other way on another machine
     tolerance = 2 * 100 / len(tested.test.classes)

@@ -1,6 +1,7 @@
 """Pictures with one label each: the embedded handwriting, MNIST (LeCun et al. 1998), CIFAR-10 (Krizhevsky 2009)."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +64,14 @@ def _cifar10(train: bool, root: Path) -> tuple[Tensor, Tensor]:
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
 
 
-def _mnist_split(split: str) -> tuple[Tensor, Tensor]:
-    return _part(*_mnist(split != "test", paths.DATA), split)
-
-
-def _cifar10_split(split: str) -> tuple[Tensor, Tensor]:
-    return _part(*_cifar10(split != "test", paths.DATA), split)
-
-
-def _part(pictures: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
+def _official(load: Callable[[bool, Path], tuple[Tensor, Tensor]], split: str) -> tuple[Tensor, Tensor]:
+    pictures, labels = load(split != "test", paths.DATA)
     where = {"train": slice(-VALIDATION), "val": slice(-VALIDATION, None), "test": slice(None)}[split]
     return pictures[where], labels[where]
 
 
-SOURCES = {"handwriting": _handwriting, "mnist": _mnist_split, "cifar10": _cifar10_split}
+SOURCES: dict[str, Callable[[str], tuple[Tensor, Tensor]]] = {
+    "handwriting": _handwriting,
+    "mnist": functools.partial(_official, _mnist),
+    "cifar10": functools.partial(_official, _cifar10),
+}
