@@ -88,6 +88,17 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "GP-28": _mcnemar,
     "GP-29": _mcnemar,
     "GP-30": lambda n: _sign(n["segmentation"] - n["classification_high"], n["segmentation"] - n["classification_low"]),
+    "DAE-01": lambda n: n["cosine"] > 0.95,
+    "DAE-02": lambda n: _above_zero(n, "gain", stem=""),
+    "DAE-03": lambda n: _above_zero(n, "difference"),
+    "DAE-04": lambda n: _all(*(_above_zero(n, name) for name in ("over_crf", "over_context", "over_crfrnn"))),
+    "DAE-05": lambda n: _above_zero(n, "difference"),
+    "DAE-06": lambda n: n["worst_class"] >= 0,
+    "DAE-07": lambda n: n["pole"] < 0,
+    "DAE-08": lambda n: n["spread"] < 0.5 and n["in_order"] == 1,
+    "DAE-09": lambda n: n["sigma_truth"] > n["sigma_y"],
+    "DAE-10": lambda n: _above_zero(n, "difference"),
+    "DAE-11": lambda n: _above_zero(n, "difference"),
     "LEC-14": lambda n: _above_zero(n, "gain"),
 }
 

@@ -80,13 +80,18 @@ def guided_counts(
     return torch.cat(counts, 1), pd.DataFrame(rows, columns=["corrected", "newly_wrong"])
 
 
+def with_crf(scores: Tensor, images: Tensor, crf: Mapping[str, Any]) -> Tensor:
+    """What `dense_crf` makes of a batch's logits B x K x H x W under their images."""
+    return torch.stack([dense_crf(p, x, **crf) for p, x in zip(scores.softmax(1), images, strict=True)])
+
+
 def crf_grid_counts(study: Study, name: str, split: str, count: int | None = None) -> Tensor:
     """Confusion counts under every DenseCRF of the study's grid: S x N x K x K."""
     network, counts = study.network(name), []
     for x, y in study.batches(split, count):
         with torch.no_grad():
             scores = network(x)
-        counts.append(torch.stack([count_pixels(study, _refined(scores, x, crf), y) for crf in study.crfs]))
+        counts.append(torch.stack([count_pixels(study, with_crf(scores, x, crf), y) for crf in study.crfs]))
     return torch.cat(counts, 1)
 
 
@@ -95,13 +100,9 @@ def crf_counts(study: Study, name: str, split: str, count: int | None = None) ->
     network, tuned, counts = study.network(name), study.tuned(name), []
     for x, y in study.batches(split, count):
         guided = guide(network, x, tuned["epsilon"])
-        with_crf = ((scores, _refined(scores, x, tuned["crf"])) for scores in guided.trajectory)
-        counts.append(torch.stack([count_pixels(study, scores, y) for pair in with_crf for scores in pair]))
+        pairs = ((scores, with_crf(scores, x, tuned["crf"])) for scores in guided.trajectory)
+        counts.append(torch.stack([count_pixels(study, scores, y) for pair in pairs for scores in pair]))
     return torch.cat(counts, 1)
-
-
-def _refined(scores: Tensor, images: Tensor, crf: Mapping[str, Any]) -> Tensor:
-    return torch.stack([dense_crf(p, x, **crf) for p, x in zip(scores.softmax(1), images, strict=True)])
 
 
 def iteration_counts(

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from gpcore.figures import Panel, photograph
+from gpcore.figures import Panel
 from gpcore.perturb import guide, sweep
 from gpcore.studies import Study
 
@@ -179,19 +179,23 @@ def changed(tested: Tested, count: int) -> list[int]:
 
 
 def panels(study: Study, name: str, tested: Tested, which: Sequence[int]) -> list[list[Panel]]:
-    """For each of some test pictures: itself, the step, the picture after it and its neighbours."""
-    epsilon, rows = study.epsilon(name), []
+    """For each of some test pictures: itself, the step, the picture after it and its neighbours.
+
+    Where the study's pictures may not be shown, the steps alone, three to a row.
+    """
+    epsilon, rows, steps = study.epsilon(name), [], []
     before, after = tested.predicted[ALONE], tested.predicted[GUIDED]
     for i in which:
         x, label = tested.test.pictures[i : i + 1], tested.labels[i : i + 1]
         done = guide(study.network(name), x, epsilon, labels=label)
         said, now, truth = (study.classes[int(k[i])] for k in (before, after, tested.test.classes))
         step = epsilon * done.signal[0].sign().mean(0)
+        steps.append(Panel("signed", step, f"{truth}: {said} → {now}", epsilon))
         shown = [x[0], done.images[0], *tested.neighbours[i]]
         titles = [f"a {truth}, taken for {said}", f"now for {now}", *("neighbour" for _ in range(USUAL))]
-        pictures = [photograph(study, p.expand(3, -1, -1), t) for p, t in zip(shown, titles, strict=True)]
-        rows.append([pictures[0], Panel("signed", step, "step", epsilon), *pictures[1:]])
-    return rows
+        pictures = [Panel("image", p.expand(3, -1, -1), t) for p, t in zip(shown, titles, strict=True)]
+        rows.append([pictures[0], steps[-1]._replace(title="step"), *pictures[1:]])
+    return rows if study.photographs else [steps[i : i + 3] for i in range(0, len(steps), 3)]
 
 
 def _accuracy(predicted: Tensor, truth: Tensor) -> Tensor:

@@ -196,6 +196,43 @@ def histograms(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def score_field(field: pd.DataFrame, paths: pd.DataFrame) -> Figure:
+    """The learned and the true score as arrows on one scale, and the paths of iterative inference, each to its dot.
+
+    Args:
+        field: `score.field`.  paths: `score.climb`.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.85), sharex=True, sharey=True, layout="constrained")
+    scale = 8 * np.hypot(field["u"], field["v"]).max()
+    for ax, (kind, part), colour in zip(axes, field.groupby("kind", sort=False), OKABE_ITO, strict=False):
+        ax.quiver(part["x"], part["y"], part["u"], part["v"], color=colour, scale=scale, width=0.006)
+        ax.set_title(f"{kind} score")
+    for _, path in paths.groupby("point"):
+        axes[2].plot(path["x"], path["y"], color="#9A9A9A", linewidth=0.7)
+    last = paths[paths["step"] == paths["step"].max()]
+    axes[2].plot(last["x"], last["y"], ".", color=OKABE_ITO[1], markersize=4)
+    axes[2].set_title("iterative inference")
+    angles = np.linspace(0, 2 * np.pi, 200)
+    for ax in axes:
+        ax.plot(np.cos(angles), np.sin(angles), color="black", linewidth=0.5, linestyle=":")
+        ax.set(aspect="equal", xlabel="$y_1$")
+    axes[0].set_ylabel("$y_2$")
+    return figure
+
+
+def regions(totals: pd.DataFrame) -> Figure:
+    """How many regions every method (the index) has recovered and lost."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")
+    long = totals[["recovered", "lost"]].reset_index().melt("method", var_name="regions", value_name="number")
+    palette = {"recovered": CHANGES["corrected"], "lost": CHANGES["newly wrong"]}
+    sns.barplot(long, x="method", y="number", hue="regions", palette=palette, ax=axes)
+    for bars in axes.containers:
+        axes.bar_label(bars, fontsize=7)  # type: ignore[arg-type]
+    axes.set(xlabel="", ylabel=f"regions, of {totals['absent'].max()} absent before")
+    axes.legend(title=None)
+    return figure
+
+
 def verdicts(rows: pd.DataFrame) -> Figure:
     """A line per claim, a cell per study, coloured and named by its verdict; rows of study, id, claim, verdict."""
     looks = {

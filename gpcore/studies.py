@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from gpcore import networks, weights
+from gpcore import denoise, networks, weights
 from gpcore.crf import CRFRNN
 from gpcore.datasets import camvid, classification, digits
 
@@ -61,6 +61,26 @@ class Network:
 
 
 @dataclasses.dataclass(frozen=True)
+class Refiner:
+    """What is trained on a finished network's predictions y: a DAE, or a context module.
+
+    `build` makes it for K classes; it maps y and h, what the network's module `at` returned (None: the image), to
+    logits. It learns from `images` training images, given y, or the true labels with `truth`, plus Gaussian noise of
+    standard deviation `sigma`. Of `epsilons` and of up to `steps` steps the best on validation images become its own.
+    """
+
+    network: str
+    at: str | None
+    build: Callable[[int], nn.Module]
+    recipe: Recipe
+    images: int
+    sigma: float = 0.0
+    truth: bool = False
+    epsilons: tuple[float, ...] = denoise.EPSILONS
+    steps: int = denoise.STEPS
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """Data, networks and settings that a notebook is run on.
 
@@ -83,6 +103,7 @@ class Study:
     crfs: tuple[dict[str, Any], ...] = ()
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     few: int = 0
+    refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
 
     def data(self, split: str, count: int | None = None) -> Data:
         """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
@@ -106,15 +127,18 @@ class Study:
         return image[None], labels[None]
 
     def weights(self, name: str, seed: int = 0) -> str:
-        """The name under which a network's trained weights are stored.  Raises ValueError for an unknown network."""
+        """The name under which a network's or refiner's weights are stored.  Raises ValueError for an unknown name."""
+        if name in self.refiners:
+            return f"{self.name}/{name}-seed{seed}"
         if name not in self.networks:
             raise ValueError(f"network: got {name!r}, expected one of {', '.join(self.networks)}")
         return f"{self.name}/{self.networks[name].store}-seed{seed}"
 
     def network(self, name: str, seed: int = 0) -> nn.Module:
-        """A trained network in evaluation mode."""
+        """A trained network or refiner in evaluation mode."""
         state = weights.load(self.weights(name, seed))
-        network = self.networks[name].build(len(self.classes))
+        plan: Network | Refiner = self.refiners[name] if name in self.refiners else self.networks[name]
+        network = plan.build(len(self.classes))
         network.load_state_dict(state)
         return network.eval()
 
@@ -238,17 +262,23 @@ CAMVID = Study(
 
 
 def _classification(
-    name: str, build: Callable[[int], nn.Module], recipe: Recipe, features: tuple[str, ...], **options: Any
+    name: str,
+    build: Callable[[int], nn.Module],
+    recipe: Recipe,
+    features: tuple[str, ...],
+    epsilons: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+    val: int = 100_000,
+    **options: Any,
 ) -> Study:
     return Study(
         name=name,
         colours=(),
         void=255,
         dataset=functools.partial(classification.Pictures, name),
-        images=dict.fromkeys(("train", "val", "test"), 100_000),  # all that there are
+        images={"train": 100_000, "val": val, "test": 100_000},  # these many, or all that there are
         batch=500,
         networks={"classifier": Network(build, "classifier", recipe, features=features)},
-        epsilons=(0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        epsilons=epsilons,
         **options,
     )
 
@@ -266,6 +296,8 @@ CIFAR10 = _classification(
     networks.cifar_net,
     Recipe(8, samples=45_000, batch=100, rate=3e-3, weight_decay=1e-2, mirror=True),
     ("pool1", "pool2", "pool5", "relu6", "score"),
+    epsilons=(0.0001, 0.0003, 0.001, 0.003, 0.01),
+    val=1000,  # a guided step for every layer and k takes one CPU core half an hour then
     classes=classification.OBJECTS,
     photographs=False,
 )

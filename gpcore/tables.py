@@ -1,6 +1,7 @@
 """From counts and rows to the tables that notebooks print and plot, each number with its interval over images."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ NAMES = {
     "deeplab": "DeepLab-v2",
     "unet": "U-Net",
     "crfrnn": "FCN-8s + CRF-RNN",
+    "densenet": "FC-DenseNet",
 }
 # the published network that each is compared with
 PUBLISHED = {**NAMES, "deeplab": "DeepLab-VGG16", "crfrnn": "CRFasRNN-coco"}
@@ -80,10 +82,21 @@ def gain_table(
     return pd.DataFrame(rows).rename(columns={"value": "gain"})
 
 
-def differences(counts: Tensor, pairs: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
-    """mIoU of setting b minus that of setting a with its interval, for named pairs (a, b) of V x N x K x K counts."""
+def differences(counts: Any, pairs: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:
+    """mIoU of setting b minus that of setting a with its interval, for named pairs (a, b) of V x N x K x K counts, or
+    of a mapping's N x K x K counts."""
     rows = [(name, *metrics.gain(counts[a], counts[b])) for name, (a, b) in pairs.items()]
     return pd.DataFrame(rows, columns=["difference", "points", "low", "high"])
+
+
+def gain_difference(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> metrics.Interval:
+    """By how much the first pair's gain, of counts before and after, lies above the second's on the same images."""
+
+    def gains(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        scores = [100 * metrics.miou(counts.sum(0)) for counts in (a, b, c, d)]
+        return (scores[1] - scores[0]) - (scores[3] - scores[2])
+
+    return metrics.bootstrap(gains, *first, *second)
 
 
 def method_gains(counts: Mapping[tuple[str, int], Mapping[str, Tensor]]) -> pd.DataFrame:
@@ -136,7 +149,7 @@ def error_reduction(base: float, gain: float, low: float, high: float) -> dict[s
     return {name: 100 * x / (100 - base) for name, x in (("value", gain), ("low", low), ("high", high))}
 
 
-def class_gains(counts: Tensor, classes: Sequence[str]) -> pd.DataFrame:
+def class_gains(counts: Tensor | Sequence[Tensor], classes: Sequence[str]) -> pd.DataFrame:
     """IoU of every class before and after, from 2 x N x K x K counts, and the gain with its interval over images."""
     before, after = (100 * metrics.class_iou(c.sum(0)) for c in counts)
     rows = []
@@ -242,15 +255,23 @@ def distance_shares(rows: pd.DataFrame, edges: Sequence[int] = (1, 2, 4, 8, 16, 
     return share.rename("share").reset_index()
 
 
+def by_class(counts: Mapping[str, Tensor], classes: Sequence[str]) -> pd.DataFrame:
+    """For every method's N x K x K counts of a whole split: IoU of every class, their mean and the global accuracy, in
+    per cent."""
+    rows = []
+    for method, matrices in counts.items():
+        matrix = matrices.sum(0)
+        values = [*metrics.class_iou(matrix).tolist(), metrics.miou(matrix).item(), metrics.accuracy(matrix).item()]
+        rows.append((method, *(100 * value for value in values)))
+    return pd.DataFrame(rows, columns=["method", *classes, "mean IoU", "global accuracy"])
+
+
 def per_class(counts: Tensor, classes: Sequence[str], published: pd.DataFrame) -> pd.DataFrame:
-    """IoU of every class, their mean and the global accuracy in per cent, beside published scores of the same names.
+    """`by_class` of one method, a line per score, beside published scores of the same names.
 
     Args:
-        counts: N x K x K counts of a whole split.
         published: columns score and published.
     """
-    matrix = counts.sum(0)
-    values = [*metrics.class_iou(matrix).tolist(), metrics.miou(matrix).item(), metrics.accuracy(matrix).item()]
-    table = pd.DataFrame({"score": [*classes, "mean IoU", "global accuracy"], "ours": values})
-    table["ours"] *= 100
+    table = by_class({"ours": counts}, classes).set_index("method").T.rename_axis("score").reset_index()
+    table.columns.name = None
     return table.merge(published[["score", "published"]], how="left", on="score")

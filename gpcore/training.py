@@ -2,9 +2,8 @@
 
 import argparse
 import dataclasses
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,15 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import tv_tensors
 from torchvision.models import VGG16_Weights, vgg16
-from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from gpcore import experiments, metrics, neighbours, paths, weights
+from gpcore import denoise, paths, refinement, tuning, weights
 from gpcore.crf import CRFRNN
-from gpcore.networks import Trunk, load_imagenet_vgg16
+from gpcore.networks import load_imagenet_vgg16
 from gpcore.studies import STUDIES, Data, Recipe, Study, study
 
-LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
+Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
 
 
 def class_weights(recipe: Recipe) -> Tensor | None:
@@ -69,21 +67,21 @@ def batches(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def fit(
-    network: Trunk | CRFRNN,
-    data: Data,
+    network: nn.Module,
+    epoch: Callable[[], Iterable[tuple[Tensor, ...]]],
+    objective: Callable[..., Tensor],
     recipe: Recipe,
     *,
-    void: int,
     checkpoint: Path,
     started: Iterable[str] = (),
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[nn.Module, list[float]]:
-    """Trains `network` on `data`; returns the averaged network in eval mode and the mean loss of every epoch.
+    """Trains `network`, which `objective` runs; returns it averaged, in eval mode, and the mean loss of every epoch.
 
-    `started` names the parameters that do not start from scratch. After each epoch everything needed to go on is
-    written to `checkpoint`; a run that finds one continues there and ends in the same weights as one that was never
-    interrupted.
+    `epoch` begins one: batches of tensors, which become the arguments of `objective`. `started` names the parameters
+    that do not start from scratch. After each epoch everything needed to go on is written to `checkpoint`; a run that
+    finds one continues there and ends in the same weights as one that was never interrupted.
     """
     network.to(device).train()
     groups: dict[float, list[nn.Parameter]] = {}
@@ -103,27 +101,25 @@ def fit(
         history = state.pop("history")
         for key, part in parts.items():
             part.load_state_dict(state[key])
-    weight = class_weights(recipe)
-    weight = None if weight is None else weight.to(device)
-    for epoch in range(len(history), recipe.epochs):
+    for number in range(len(history), recipe.epochs):
         total = 0.0
         with torch.random.fork_rng():
-            torch.manual_seed(seed * 10_000 + epoch)
-            for images, labels in tqdm(batches(data, recipe), total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs}"):
-                loss = segmentation_loss(network.supervised(images.to(device)), labels.to(device), weight, void)
+            torch.manual_seed(seed * 10_000 + number)
+            for batch in tqdm(epoch(), total=steps, desc=f"epoch {number + 1}/{recipe.epochs}"):
+                loss = objective(*(part.to(device) for part in batch))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 averaged.update_parameters(network)
-                total += loss.item() * len(images) / recipe.samples
+                total += loss.item() * len(batch[0]) / recipe.samples
         history.append(total)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         torch.save(
             {name: part.state_dict() for name, part in parts.items()} | {"history": history}, f"{checkpoint}.part"
         )
         os.replace(f"{checkpoint}.part", checkpoint)
-        print(f"epoch {epoch + 1}/{recipe.epochs}: loss {total:.4f}", flush=True)
+        print(f"epoch {number + 1}/{recipe.epochs}: loss {total:.4f}", flush=True)
     network.load_state_dict(averaged.module.state_dict())
     return network.eval(), history
 
@@ -137,11 +133,13 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     started = start(network, planned.start, chosen, seed)
     name = chosen.weights(sharing[-1], seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
+    weight = class_weights(planned.recipe)
+    weight = None if weight is None else weight.to(device)
     trained, history = fit(
         network,
-        chosen.dataset("train"),
+        lambda: batches(chosen.dataset("train"), planned.recipe),
+        lambda images, labels: segmentation_loss(network.supervised(images), labels, weight, chosen.void),
         planned.recipe,
-        void=chosen.void,
         checkpoint=checkpoint,
         started=started,
         seed=seed,
@@ -150,7 +148,69 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(planned.recipe), "loss": history}
     base = f"{chosen.name}/{planned.start}-seed{seed}" if planned.start not in ("", "imagenet") else ""
     weights.save(name, trained.cpu().state_dict(), info, half=True, base=base)
-    weights.update(name, networks={each: tune(chosen, each, seed) for each in sharing})
+    weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
+
+
+def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") -> None:
+    """Fits a refiner on its network's predictions for training images and saves it, then tunes it on "val"."""
+    refiner, classes = chosen.refiners[name], len(chosen.classes)
+    torch.manual_seed(seed)
+    module = refiner.build(classes)
+    kept = candidates(chosen, name)
+
+    def objective(y: Tensor, h: Tensor, labels: Tensor) -> Tensor:
+        given = denoise.one_hot(labels, classes, chosen.void) if refiner.truth else y
+        logits = module(given + refiner.sigma * torch.randn_like(given), h)
+        return denoise.reconstruction_loss(logits, labels, chosen.void)
+
+    stored = chosen.weights(name, seed)
+    trained, history = fit(
+        module,
+        lambda: crops(kept, refiner.recipe),
+        objective,
+        refiner.recipe,
+        checkpoint=paths.DATA / "checkpoints" / f"{stored.replace('/', '-')}.pt",
+        seed=seed,
+        device=device,
+    )
+    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(refiner.recipe), "loss": history}
+    weights.save(stored, trained.cpu().state_dict(), info, half=True)
+    weights.update(stored, networks={name: refinement.tune(chosen, name)})
+
+
+def candidates(chosen: Study, name: str) -> list[Candidate]:
+    """What a refiner learns from, for each of the refiner's training images: the prediction y and the features h of
+    its network, in half precision, and the labels in 8 bits. With `recipe.mirror`, the mirrored images follow."""
+    refiner = chosen.refiners[name]
+    network, kept = chosen.network(refiner.network), list[Candidate]()
+    for mirrored in (False, True)[: 1 + refiner.recipe.mirror]:
+        for images, labels in chosen.batches("train", refiner.images):
+            images, labels = (part.flip(-1) if mirrored else part for part in (images, labels))
+            y, h = denoise.candidate(network, images, refiner.at)
+            kept += zip(y.half(), h.half(), labels.byte(), strict=True)
+    return kept
+
+
+def crops(kept: Sequence[Candidate], recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
+    """One epoch: `recipe.samples` of `candidates` in random order, in batches; square crops where `recipe.crop` says.
+
+    A crop begins where a value of h does, so that y, h and labels still lie above each other.
+    """
+    order = torch.randperm(len(kept))[: recipe.samples].tolist()
+    for begin in range(0, len(order), recipe.batch):
+        parts = [_crop(kept[i], recipe.crop) for i in order[begin : begin + recipe.batch]]
+        y, h, labels = (torch.stack(part) for part in zip(*parts, strict=True))
+        yield y.float(), h.float(), labels.long()
+
+
+def _crop(whole: Candidate, size: int | None) -> Candidate:
+    if size is None:
+        return whole
+    y, h, labels = whole
+    stride = -(-y.shape[-1] // h.shape[-1])
+    top, left = (int(torch.randint((extent - size) // stride + 1, ())) for extent in labels.shape)
+    rows, columns = ([slice(at * s, at * s + size * s // stride) for s in (stride, 1)] for at in (top, left))
+    return y[:, rows[0], columns[0]], h[:, rows[1], columns[1]], labels[rows[0], columns[0]]
 
 
 def start(network: nn.Module, source: str, chosen: Study, seed: int) -> set[str]:
@@ -175,58 +235,6 @@ def imagenet_features() -> dict[str, Tensor]:
     return features
 
 
-def tune(chosen: Study, name: str, seed: int = 0) -> dict[str, object]:
-    """What does best on validation images: the network's epsilon, and the CRF put on its scores where there is a grid.
-
-    With them the scores (mIoU of 100) over the whole sweep, `val` being the network alone. For a classifier, see
-    `neighbours.choose`.
-    """
-    if chosen.networks[name].features:
-        return neighbours.choose(chosen, name)
-    base, best, sweep = choose(chosen, name, chosen.epsilons, seed=seed)
-    found: dict[str, object] = {"epsilon": best, "val": base, "sweep": sweep}
-    if seed:
-        return found
-    if chosen.networks[name].layers:
-        _, best, sweep = choose(chosen, name, chosen.epsilons, signal="entropy", count=chosen.images["val"] // 2)
-        found["entropy"] = {"epsilon": best, "sweep": sweep}
-    for layer in chosen.networks[name].layers:
-        epsilons = [float(f"{factor * layer_scale(chosen, name, layer):.2g}") for factor in LAYER_FACTORS]
-        _, best, sweep = choose(chosen, name, epsilons, at=layer, count=chosen.images["val"] // 2)
-        found[layer] = {"epsilon": best, "sweep": sweep}
-    if chosen.crfs:
-        counts = experiments.crf_grid_counts(chosen, name, "val", chosen.images["val"] // 4)
-        scores = (100 * metrics.miou(counts.sum(1))).tolist()
-        grid = {json.dumps(crf): round(score, 4) for crf, score in zip(chosen.crfs, scores, strict=True)}
-        found |= {"crf": chosen.crfs[scores.index(max(scores))], "grid": grid}
-    return found
-
-
-def choose(
-    chosen: Study,
-    name: str,
-    epsilons: Sequence[float],
-    *,
-    at: str | None = None,
-    signal: str = "ce",
-    count: int | None = None,
-    seed: int = 0,
-) -> tuple[float, float, dict[str, float]]:
-    """Validation mIoU of the network alone, the best of `epsilons`, and the mIoU of each."""
-    options: dict[str, Any] = {"at": at, "signal": signal, "count": count, "seed": seed}
-    counts = experiments.sweep_counts(chosen, name, "val", (0.0, *epsilons), **options)
-    base, *scores = (round(score, 4) for score in (100 * metrics.miou(counts.sum(1))).tolist())
-    return base, max(zip(scores, epsilons, strict=True))[1], dict(zip(map(str, epsilons), scores, strict=True))
-
-
-def layer_scale(chosen: Study, name: str, layer: str) -> float:
-    """Root mean square of a layer's activations on a few validation images: the unit of its epsilons."""
-    with torch.no_grad():
-        network = create_feature_extractor(chosen.network(name), [layer])
-        squares = [network(x)[layer].square().mean() for x, _ in chosen.batches("val", 5)]
-    return torch.stack(squares).mean().sqrt().item()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=study, help=", ".join(STUDIES))
@@ -235,10 +243,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     stores = dict.fromkeys(network.store for network in args.study.networks.values())
-    for store in args.only or stores:
-        if store not in stores:
-            parser.error(f"--only: got {store!r}, expected some of {', '.join(stores)}")
-        train(args.study, store, args.seed, args.device)
+    known = [*stores, *args.study.refiners]
+    for store in args.only or known:
+        if store not in known:
+            parser.error(f"--only: got {store!r}, expected some of {', '.join(known)}")
+        fitting = train if store in stores else train_refiner
+        fitting(args.study, store, args.seed, args.device)
 
 
 if __name__ == "__main__":

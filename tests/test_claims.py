@@ -135,6 +135,46 @@ CASES = {
         "gain 0.23; p 0.05": "undecided",
         "gain -0.23; p 0.049": "fails",
     },
+    "DAE-01": {"cosine 0.951": "holds", "cosine 0.95": "fails"},
+    "DAE-02": {
+        "gain 1; gain_low 0.1; gain_high 2": "holds",
+        "gain 1; gain_low -0.1; gain_high 2": "undecided",
+        "gain -1; gain_low -2; gain_high -0.1": "fails",
+    },
+    "DAE-03": {
+        "difference 1; difference_low 0.1; difference_high 2": "holds",
+        "difference 1; difference_low -0.1; difference_high 2": "undecided",
+        "difference -1; difference_low -2; difference_high -0.1": "fails",
+    },
+    "DAE-04": {
+        "over_crf 1; over_context 1; over_crfrnn 1; over_crf_low 0.1; over_crf_high 2": "holds",
+        "over_crf 1; over_context 1; over_crfrnn 1; over_crfrnn_low -0.1; over_crfrnn_high 2": "undecided",
+        "over_crf 1; over_context -1; over_crfrnn 1; over_context_low -2; over_context_high -0.1": "fails",
+        "over_crf -0.1; over_context 1; over_crfrnn 1": "fails",
+    },
+    "DAE-05": {
+        "difference 1; difference_low 0.1; difference_high 2": "holds",
+        "difference 1; difference_low -0.1; difference_high 2": "undecided",
+        "difference -1; difference_low -2; difference_high -0.1": "fails",
+    },
+    "DAE-06": {"worst_class 0": "holds", "worst_class -0.01": "fails"},
+    "DAE-07": {"pole -0.01": "holds", "pole 0": "fails"},
+    "DAE-08": {
+        "spread 0.49; in_order 1": "holds",
+        "spread 0.5; in_order 1": "fails",
+        "spread 0.49; in_order 0": "fails",
+    },
+    "DAE-09": {"sigma_truth 0.5; sigma_y 0.1": "holds", "sigma_truth 0.5; sigma_y 0.5": "fails"},
+    "DAE-10": {
+        "difference 1; difference_low 0.1; difference_high 2": "holds",
+        "difference 1; difference_low -0.1; difference_high 2": "undecided",
+        "difference -1; difference_low -2; difference_high -0.1": "fails",
+    },
+    "DAE-11": {
+        "difference 1; difference_low 0.1; difference_high 2": "holds",
+        "difference 1; difference_low -0.1; difference_high 2": "undecided",
+        "difference -1; difference_low -2; difference_high -0.1": "fails",
+    },
     "LEC-14": {
         "gain 0.1; low 0.01; high 0.2": "holds",
         "gain 0.1; low -0.01; high 0.2": "undecided",

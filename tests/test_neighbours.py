@@ -117,7 +117,7 @@ def test_choose_takes_the_best_of_validation_pictures():
         assert chosen["grid"][method][best["layer"]][(1, 3).index(best["k"])] == best["accuracy"]
 
 
-@pytest.mark.parametrize("name", ["handwriting", "mnist"])
+@pytest.mark.parametrize("name", ["handwriting", "mnist", "cifar10"])
 def test_committed_rows_come_from_committed_weights(name):
     if name != "handwriting" and not (paths.DATA / {"mnist": "MNIST"}.get(name, "cifar-10-batches-bin")).exists():
         pytest.skip("the data set is not laid out")
@@ -149,3 +149,22 @@ def test_index_tells_what_was_chosen():
     best = max(max(row) for row in info["grid"]["guided"].values())
     assert info["guided"]["accuracy"] == best
     assert info["epsilon"] in studies.HANDWRITING.epsilons
+
+
+def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatch):
+    monkeypatch.setattr(studies.Study, "network", lambda self, name, seed=0: network)
+    monkeypatch.setattr(studies.Study, "tuned", lambda self, name, seed=0: {"epsilon": 0.1})
+    pictures = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = neighbours.shares(torch.arange(4)[:, None].expand(4, 3), 5)
+    truth = torch.arange(4)
+    test = neighbours.Measured(pictures, truth, torch.empty(0), {})
+    predicted = {neighbours.ALONE: truth + 1, neighbours.GUIDED: truth}
+    tested = neighbours.Tested(test, predicted, labels, pictures[:, None].expand(4, 3, 1, 8, 8))
+    shown = neighbours.panels(studies.HANDWRITING, "classifier", tested, [2, 0])
+    assert [[p.title for p in row][:3] for row in shown] == [
+        ["a 2, taken for 3", "step", "now for 2"], ["a 0, taken for 1", "step", "now for 0"],
+    ]  # fmt: skip
+    (steps,) = neighbours.panels(studies.CIFAR10, "classifier", tested, [2, 0])
+    assert [p.title for p in steps] == ["bird: cat → bird", "airplane: automobile → airplane"]
+    assert all(torch.equal(a.data, row[1].data) for a, row in zip(steps, shown, strict=True))
+    assert steps[0].data.abs().max().item() == pytest.approx(0.1)

@@ -111,3 +111,24 @@ def test_explained_draws_the_gain_over_every_column_by_kind():
             (segments,) = bars.lines[2]
             ends = [[end[1] for end in segment] for segment in segments.get_segments()]
             assert ends == part[["low", "high"]].to_numpy().tolist()
+
+
+def test_score_field_draws_both_fields_and_every_path_to_its_end():
+    field = pd.DataFrame(
+        {"kind": ["learned"] * 2 + ["true"] * 2, "x": [0, 1, 0, 1], "y": 0.0, "u": [1, 2, 3, 4], "v": 0}
+    )
+    paths = pd.DataFrame({"point": [0, 1, 0, 1], "step": [0, 0, 1, 1], "x": [0.0, 1, 2, 3], "y": [0.0, 0, 1, 1]})
+    learned, true, climbed = plots.score_field(field, paths).axes
+    arrows = [ax.collections[0] for ax in (learned, true)]
+    assert [list(quiver.U) for quiver in arrows] == [[1, 2], [3, 4]]
+    assert arrows[0].scale == arrows[1].scale
+    assert climbed.lines[1].get_xdata().tolist() == [1, 3]
+    assert climbed.lines[2].get_xdata().tolist() == [2, 3]  # the ends
+
+
+def test_region_bars_carry_their_numbers():
+    totals = pd.DataFrame({"absent": [9, 9], "recovered": [2, 5], "lost": [1, 3]}, index=pd.Index(["+CRF", "+DAE"]))
+    (axes,) = plots.regions(totals.rename_axis("method")).axes
+    heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
+    assert heights == [[2, 5], [1, 3]]
+    assert axes.get_ylabel() == "regions, of 9 absent before"

@@ -133,3 +133,30 @@ def test_method_gains_compare_with_the_first_of_each_condition():
 def test_best_is_the_highest_miou_of_the_whole_set():
     low, high = (torch.tensor([[[right, 10 - right], [0, 10]]] * 2) for right in (5, 8))
     assert tables.best({"a": low, "b": high, "c": high}) == "b"
+
+
+def test_differences_of_named_methods():
+    """Two images, two classes: 8 of 10 right in each becomes 10 of 10."""
+    counts = {"alone": torch.tensor([[[8, 2], [2, 8]]] * 2), "refined": torch.tensor([[[10, 0], [0, 10]]] * 2)}
+    rows = tables.differences(counts, {"refined − alone": ("alone", "refined")})
+    expected = 100 * (1 - 8 / 12)
+    assert rows["difference"].tolist() == ["refined − alone"]
+    assert rows.loc[0, ["points", "low", "high"]].tolist() == pytest.approx([expected] * 3)
+
+
+def test_gain_difference_is_the_first_pairs_gain_less_the_seconds():
+    worse, better, best = (torch.tensor([[[h, 10 - h], [10 - h, h]]] * 3) for h in (6, 8, 10))
+    iou = [100 * h / (20 - h) for h in (6, 8, 10)]
+    found = tables.gain_difference((worse, best), (better, best))
+    assert list(found) == pytest.approx([(iou[2] - iou[0]) - (iou[2] - iou[1])] * 3)
+    assert found.named("d") == {"d": found.value, "d_low": found.low, "d_high": found.high}
+
+
+def test_by_class_has_a_line_per_method():
+    counts = {"alone": torch.tensor([[[3, 1], [2, 4]], [[1, 0], [0, 0]]])}
+    (row,) = tables.by_class(counts, ["a", "b"]).to_dict("records")
+    # together [[4, 1], [2, 4]]
+    assert row["method"] == "alone"
+    assert [row[c] for c in ("a", "b")] == pytest.approx([100 * 4 / 7, 100 * 4 / 7])
+    assert row["mean IoU"] == pytest.approx(100 * 4 / 7)
+    assert row["global accuracy"] == pytest.approx(100 * 8 / 11)

@@ -4,45 +4,61 @@ import json
 import pytest
 import torch
 
-from gpcore import experiments, metrics, neighbours, studies, training, weights
+from gpcore import denoise, experiments, metrics, studies, training, weights
 from gpcore.networks import fcn_small
-from gpcore.studies import DIGITS, HANDWRITING, Recipe
+from gpcore.studies import DIGITS, Recipe
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 
 
-def fitted(checkpoint, epochs=3, seed=0):
-    torch.manual_seed(seed)
-    recipe = dataclasses.replace(RECIPE, epochs=3)
-    network = fcn_small(11)
-    data = torch.utils.data.Subset(DIGITS.dataset("train"), range(8))
+class Interrupted(Exception):
+    pass
 
-    class Interrupted(Exception):
-        pass
 
-    real, calls = training.batches, []
+def fitted(network, epoch, objective, checkpoint, epochs=3):
+    """What training ends in, or None where it was interrupted after some epochs."""
+    calls = []
 
-    def stopping(*args):
+    def stopping():
         if len(calls) == epochs:
             raise Interrupted
         calls.append(1)
-        return real(*args)
+        return epoch()
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(training, "batches", stopping)
     try:
-        return training.fit(network, data, recipe, void=255, checkpoint=checkpoint, seed=seed)
+        return training.fit(network, stopping, objective, RECIPE, checkpoint=checkpoint)
     except Interrupted:
         return None
-    finally:
-        patch.undo()
 
 
-def test_resumed_training_ends_in_the_same_weights(tmp_path):
-    straight, losses = fitted(tmp_path / "a.pt")
-    assert fitted(tmp_path / "b.pt", epochs=1) is None
+def segmenting(recipe=RECIPE):
+    torch.manual_seed(0)
+    network = fcn_small(11)
+    data = torch.utils.data.Subset(DIGITS.dataset("train"), range(8))
+
+    def objective(images, labels):
+        return training.segmentation_loss(network.supervised(images), labels, None, 255)
+
+    return network, lambda: training.batches(data, recipe), objective
+
+
+def denoising():
+    torch.manual_seed(0)
+    dae = denoise.DAE(3, 4, widths=(8, 8), join=1, skips=True)
+    kept = [(torch.rand(3, 16, 16).softmax(0), torch.rand(4, 8, 8), torch.randint(3, (16, 16))) for _ in range(8)]
+
+    def objective(y, h, labels):
+        return denoise.reconstruction_loss(dae(y + 0.1 * torch.randn_like(y), h), labels, 255)
+
+    return dae, lambda: training.crops(kept, RECIPE), objective
+
+
+@pytest.mark.parametrize("case", [segmenting, denoising])
+def test_resumed_training_ends_in_the_same_weights(case, tmp_path):
+    straight, losses = fitted(*case(), tmp_path / "a.pt")
+    assert fitted(*case(), tmp_path / "b.pt", epochs=1) is None
     assert (tmp_path / "b.pt").is_file()
-    resumed, same = fitted(tmp_path / "b.pt")
+    resumed, same = fitted(*case(), tmp_path / "b.pt")
     assert losses == same
     assert losses[2] < losses[0]
     for name, value in straight.state_dict().items():
@@ -50,13 +66,44 @@ def test_resumed_training_ends_in_the_same_weights(tmp_path):
 
 
 def test_frozen_stages_stay_and_others_move(tmp_path):
-    network = fcn_small(11)
-    before = {name: value.clone() for name, value in network.named_parameters()}
     recipe = dataclasses.replace(RECIPE, epochs=1, frozen=("conv1", "conv2"))
-    data = torch.utils.data.Subset(DIGITS.dataset("train"), range(8))
-    training.fit(network, data, recipe, void=255, checkpoint=tmp_path / "c.pt")
+    network, epoch, objective = segmenting(recipe)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    training.fit(network, epoch, objective, recipe, checkpoint=tmp_path / "c.pt")
     moved = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if not name.startswith(("conv1", "conv2"))}
+
+
+def test_crops_of_predictions_features_and_labels_lie_above_each_other():
+    """A map that counts pixels, its features the same at every fourth one; sizes are not multiples of four."""
+    labels = torch.arange(37 * 50).view(37, 50)
+    whole = (labels[None].double(), labels[None, ::4, ::4].double(), labels)
+    recipe = dataclasses.replace(RECIPE, samples=6, batch=3, crop=16)
+    torch.manual_seed(0)
+    corners = set()
+    for y, h, cut in training.crops([whole] * 6, recipe):
+        assert [*y.shape, *h.shape] == [3, 1, 16, 16, 3, 1, 4, 4]
+        assert torch.equal(y[:, 0], cut.float())
+        assert torch.equal(h, y[..., ::4, ::4])
+        corners |= set(cut[:, 0, 0].tolist())
+    assert len(corners) > 3
+    assert all(corner // 50 % 4 == 0 == corner % 50 % 4 for corner in corners)
+
+
+def test_candidates_are_predictions_their_features_and_labels_then_the_mirrored_ones(study):
+    recipe = dataclasses.replace(RECIPE, mirror=True)
+    refiner = studies.Refiner("fcn8s", "pool4", lambda classes: None, recipe, 2)
+    kept = training.candidates(dataclasses.replace(study, refiners={"dae": refiner}), "dae")
+    assert len(kept) == 4
+    (images, labels), network = next(study.batches("train", 2)), study.network("fcn8s")
+    for i, flip in ((0, False), (1, False), (2, True), (3, True)):
+        x = images[i % 2].flip(-1) if flip else images[i % 2]
+        with torch.no_grad():
+            expected = network(x[None]).softmax(1)[0]
+        y, h, truth = kept[i]
+        assert (y.float() - expected).abs().max() < 1e-3
+        assert h.shape == (128, 6, 8)
+        assert torch.equal(truth.long(), labels[i % 2].flip(-1) if flip else labels[i % 2])
 
 
 def test_class_weights_by_hand():
@@ -106,21 +153,6 @@ def test_half_of_mirrored_items_are_flipped_and_nothing_else():
     assert 20 <= flipped <= 44  # of 64
 
 
-def test_epsilon_is_the_best_on_validation(monkeypatch):
-    scores = {0.0: 5, 0.1: 7, 0.2: 9, 0.4: 8}
-
-    def counts(study, name, split, epsilons, **options):
-        assert split == "val"
-        assert options == {"at": None, "signal": "ce", "count": None, "seed": 1}
-        return torch.stack([torch.tensor([[[scores[e], 10 - scores[e]], [0, 10]]]) for e in epsilons])
-
-    monkeypatch.setattr(experiments, "sweep_counts", counts)
-    tuned = training.tune(dataclasses.replace(DIGITS, epsilons=(0.1, 0.2, 0.4)), "fcn8s", seed=1)
-    assert tuned["epsilon"] == 0.2
-    assert tuned["val"] == pytest.approx(100 * (0.5 + 10 / 15) / 2, abs=1e-4)
-    assert tuned["sweep"]["0.4"] == pytest.approx(100 * (0.8 + 10 / 12) / 2, abs=1e-4)
-
-
 def test_studies_name_what_is_unknown():
     with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
         studies.study("voc")
@@ -163,23 +195,3 @@ def test_a_network_starts_from_what_fits(monkeypatch):
         else:
             assert all(key.startswith("conv") for key in started)
             assert {key for key in parameters if key.startswith("conv")} <= started
-
-
-def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
-    study = dataclasses.replace(DIGITS, crfs=({"gaussian": (3, 1)}, {"gaussian": (3, 2)}, {"gaussian": (3, 3)}))
-    monkeypatch.setattr(training, "choose", lambda *args, **options: (50.0, 0.1, {}))
-    monkeypatch.setattr(training, "layer_scale", lambda *args: 1.0)
-    hits = torch.tensor([4, 9, 7])
-    scores = torch.stack([torch.tensor([[[h, 10 - h], [0, 10]]]) for h in hits])
-    monkeypatch.setattr(experiments, "crf_grid_counts", lambda *args: scores)
-    tuned = training.tune(study, "fcn8s")
-    assert tuned["crf"] == {"gaussian": (3, 2)}
-    expected = [100 * (h / 10 + 10 / (20 - h)) / 2 for h in (4, 9, 7)]
-    assert list(tuned["grid"].values()) == pytest.approx(expected, abs=1e-4)
-    assert json.loads(list(tuned["grid"])[1]) == {"gaussian": [3, 2]}
-    assert set(tuned) > {"pool1", "pool2", "pool3", "pool4", "entropy"}
-
-
-def test_a_classifier_is_tuned_by_its_neighbours(monkeypatch):
-    monkeypatch.setattr(neighbours, "choose", lambda study, name: {"epsilon": 0.04, "of": (study.name, name)})
-    assert training.tune(HANDWRITING, "classifier") == {"epsilon": 0.04, "of": ("handwriting", "classifier")}

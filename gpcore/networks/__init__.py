@@ -1,7 +1,9 @@
 """Segmentation and classification networks that take images in [0, 1]."""
 
 from gpcore.networks.classifiers import Classifier, cifar_net, lenet
+from gpcore.networks.context import ContextModule
 from gpcore.networks.deeplab import DeepLab, deeplab_small, deeplab_vgg16
+from gpcore.networks.densenet import FCDenseNet, fc_densenet56, fc_densenet67, fc_densenet103, fc_densenet_small
 from gpcore.networks.fcn import FCN, fcn_small, fcn_vgg16
 from gpcore.networks.unet import UNet, unet_small, unet_vgg16
 from gpcore.networks.vgg import Trunk, load_imagenet_vgg16
@@ -9,12 +11,18 @@ from gpcore.networks.vgg import Trunk, load_imagenet_vgg16
 __all__ = [
     "FCN",
     "Classifier",
+    "ContextModule",
     "DeepLab",
+    "FCDenseNet",
     "Trunk",
     "UNet",
     "cifar_net",
     "deeplab_small",
     "deeplab_vgg16",
+    "fc_densenet56",
+    "fc_densenet67",
+    "fc_densenet103",
+    "fc_densenet_small",
     "fcn_small",
     "fcn_vgg16",
     "lenet",

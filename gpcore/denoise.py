@@ -1,0 +1,167 @@
+"""Conditional denoising autoencoders of label maps, and the iterative inference that climbs their estimated score.
+
+Romero, Drozdzal, Erraqabi, Jégou, Bengio: Image Segmentation by Iterative Inference from Conditional Score Estimation,
+arXiv 1705.07450.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpcore.cut import cut, untouched
+from gpcore.perturb import _logits
+
+EPSILONS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.5, 1.0)  # the paper's step sizes, and its most steps
+STEPS = 50
+
+
+class DAE(nn.Module):
+    """Reconstructs a class map y (B x K x H x W) given features h of its image: the logits of r(y, h), same shape.
+
+    Down, per level: 3x3 convolution, ReLU, 2x2 max pool that rounds up; h is put behind what pool number `join`
+    returns. Up, per level: unpooling, each value back to where its pool found it and zeros elsewhere, and a 3x3
+    convolution, linear. Without `switches` bilinear upsampling instead; with `skips` each level's activations are added
+    to what is unpooled to their size.
+
+    Args:
+        classes: K.  features: channels of h, whose size is that of pool number `join`.
+        widths: channels of the levels on the way down; the way up mirrors them.
+    Raises ValueError: `join` is not a level before the last, or an h of another size.
+    Source: section 4.3.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        features: int,
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024, 2048),
+        join: int = 4,
+        switches: bool = True,
+        skips: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 1 <= join < len(widths):
+            raise ValueError(f"join: got {join}, expected a level from 1 to {len(widths) - 1}")
+        self.join, self.switches, self.skips = join, switches, skips
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, (above, width) in enumerate(zip((classes, *widths), widths, strict=False)):
+            down = nn.Conv2d(above + features * (level == join), width, 3, padding=1)
+            up = nn.Conv2d(width, above, 3, padding=1)
+            nn.init.kaiming_normal_(down.weight, nonlinearity="relu")
+            # three quarters of what is unpooled are zeros: twice the weights keep the variance
+            nn.init.normal_(up.weight, std=(2 if switches else 1) / math.sqrt(9 * width))
+            self.down.append(down)
+            self.up.append(up)
+
+    def forward(self, y: Tensor, h: Tensor) -> Tensor:
+        places, before, x = [], [], y
+        for level, conv in enumerate(self.down):
+            if level == self.join:
+                if x.shape[-2:] != h.shape[-2:]:
+                    sizes = [f"{[*size.shape[-2:]]}" for size in (h, x)]
+                    raise ValueError(f"h: got size {sizes[0]}, expected {sizes[1]}, that of pool number {self.join}")
+                x = torch.cat([x, h], 1)
+            before.append(conv(x).relu())
+            x, found = F.max_pool2d(before[-1], 2, ceil_mode=True, return_indices=True)
+            places.append(found)
+        for conv, skip, found in zip(reversed(self.up), reversed(before), reversed(places), strict=True):
+            size = skip.shape[-2:]
+            if self.switches:
+                x = F.max_unpool2d(x, found, [2, 2], output_size=size)
+            else:
+                x = F.interpolate(x, size, mode="bilinear")
+            x = conv(x + skip if self.skips else x)
+        return x
+
+
+class Inference(NamedTuple):
+    """What `iterative_inference` returns: y at the start and after every step, (steps + 1) x B x ...; the steps that
+    each example took before it stopped, B; the mean norm of r(y) - y before every step, steps x B."""
+
+    trajectory: Tensor
+    used: Tensor
+    residuals: Tensor
+
+
+def one_hot(labels: Tensor, classes: int, void: int) -> Tensor:
+    """Labels B x H x W as B x `classes` x H x W in {0, 1}; a void pixel is zero in every class."""
+    known = labels != void
+    return F.one_hot(labels.where(known, 0), classes).permute(0, 3, 1, 2) * known.unsqueeze(1).float()
+
+
+def reconstruction_loss(logits: Tensor, labels: Tensor, void: int) -> Tensor:
+    """Cross-entropy plus squared error of the softmax (its mean over classes), both means over non-void pixels, eq. 5.
+
+    Args:
+        logits: B x K x H x W.  labels: B x H x W.
+    """
+    known = labels != void
+    error = logits.softmax(1) - one_hot(labels, logits.shape[1], void)
+    return F.cross_entropy(logits, labels.where(known, -100)) + error.square().mean(1)[known].mean()
+
+
+def iterative_inference(
+    reconstruct: Callable[[Tensor], Tensor],
+    y: Tensor,
+    epsilon: float,
+    *,
+    steps: int = STEPS,
+    tolerance: float = 1e-3,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> Inference:
+    """y <- y + epsilon (r(y) - y), clipped to `bounds`, eq. 6: a step along the estimated score (sigma^2 in epsilon).
+
+    An example, B x K [x H x W], stops where the mean over its pixels of the norm of r(y) - y falls below `tolerance`,
+    and keeps its last value.  Raises ValueError: an epsilon outside (0, 1] or fewer than one step.
+    """
+    if not 0 < epsilon <= 1:
+        raise ValueError(f"epsilon: got {epsilon}, expected 0 < epsilon <= 1")
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, expected at least 1")
+    trajectory, residuals = [y], []
+    running, used = torch.ones(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.long)
+    for _ in range(steps):
+        if running.any():
+            r = reconstruct(y)
+            residual = (r - y).norm(dim=1).reshape(len(y), -1).mean(1)
+            running = running & (residual >= tolerance).cpu()
+            used += running
+            moved = y.lerp(r, epsilon)
+            moved = moved if bounds is None else moved.clamp(*bounds)
+            y = torch.where(running.to(y.device).view(-1, *[1] * (y.dim() - 1)), moved, y)
+        trajectory.append(y)
+        residuals.append(residual)
+    return Inference(torch.stack(trajectory), used, torch.stack(residuals))
+
+
+def candidate(model: nn.Module, images: Tensor, at: str | None) -> tuple[Tensor, Tensor]:
+    """A segmentation network's softmax y for B x 3 x H x W images and what its module `at` returned, h; eq. 3.
+
+    With `at` None, h is the images themselves. The model is left as found.
+    """
+    with untouched(model):
+        h, rest, _ = cut(model, images, at)
+        with torch.no_grad():
+            return _logits(rest(h)).softmax(1), h
+
+
+def given(dae: nn.Module, h: Tensor) -> Callable[[Tensor], Tensor]:
+    """r( . , h): from y to the softmax of what `dae` makes of it under h."""
+    return lambda y: dae(y, h).softmax(1)
+
+
+def refine(
+    model: nn.Module, dae: nn.Module, images: Tensor, epsilon: float, *, at: str | None, steps: int = STEPS
+) -> Inference:
+    """`iterative_inference` from a network's prediction for images, given its features at the module `at`.
+
+    `dae` maps (y, h) to the logits of r; `at` None gives it the images as h.
+    """
+    y, h = candidate(model, images, at)
+    with torch.no_grad():
+        return iterative_inference(given(dae, h), y, epsilon, steps=steps)

@@ -1,0 +1,249 @@
+"""The measurements behind the notebooks on refining a prediction: DAEs, the context module, CRFs, and guided steps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from gpcore import cost, denoise, metrics
+from gpcore.experiments import count_pixels, iteration_counts, with_crf
+from gpcore.figures import Panel, change_map
+from gpcore.perturb import guide
+from gpcore.studies import Study
+
+ALONE = "network alone"
+CRF, CONTEXT, CRF_RNN, DAE_TRUTH, DAE_Y = "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"
+MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
+REGION = 50  # pixels that such a region has at least
+Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
+
+
+def inference_counts(
+    study: Study, name: str, split: str, epsilons: Sequence[float], steps: int, count: int | None = None
+) -> Tensor:
+    """Confusion counts of a refiner's iterative inference, by step size and before the first and after every step:
+    E x (steps + 1) x N x K x K."""
+    refiner, counts = study.refiners[name], []
+    network, module = study.network(refiner.network), study.network(name)
+    for x, labels in study.batches(split, count):
+        y, h = denoise.candidate(network, x, refiner.at)
+        found = []
+        for epsilon in epsilons:
+            with torch.no_grad():
+                done = denoise.iterative_inference(denoise.given(module, h), y, epsilon, steps=steps)
+            found.append(torch.stack([count_pixels(study, at, labels) for at in done.trajectory]))
+        counts.append(torch.stack(found))
+    return torch.cat(counts, 2)
+
+
+def tune(study: Study, name: str) -> dict[str, Any]:
+    """The step size and number of steps with the highest mIoU on half the validation images; of equals the first.
+
+    `val` is the mIoU of the network alone, `sweep` the best of every step size.
+    """
+    refiner = study.refiners[name]
+    counts = inference_counts(study, name, "val", refiner.epsilons, refiner.steps, study.images["val"] // 2)
+    scores = 100 * metrics.miou(counts.sum(2))
+    found = [
+        {"epsilon": epsilon, "steps": int(row[1:].argmax()) + 1, "miou": round(row[1:].max().item(), 4)}
+        for epsilon, row in zip(refiner.epsilons, scores, strict=True)
+    ]
+    return {"val": round(scores[0, 0].item(), 4), **max(found, key=lambda row: row["miou"]), "sweep": found}
+
+
+def tuned_rows(study: Study, network: str) -> pd.DataFrame:
+    """Every refiner of a network: its noise, its step size and steps, and its validation mIoU beside the network's."""
+    rows = []
+    for name, refiner in study.refiners.items():
+        if refiner.network == network:
+            tuned = study.tuned(name)
+            rows.append((name, refiner.sigma, *(tuned[key] for key in ("epsilon", "steps", "val", "miou"))))
+    return pd.DataFrame(rows, columns=["refiner", "sigma", "epsilon", "steps", "alone", "refined"])
+
+
+def best_dae(study: Study, network: str, source: str) -> str:
+    """Of a network's DAEs trained on "y" or "truth", the one whose noise does best on validation images."""
+    names = [name for name in study.refiners if name.startswith(f"{network}-dae-{source}-")]
+    return max(names, key=lambda name: study.tuned(name)["miou"])
+
+
+def refined(study: Study, name: str) -> Answer:
+    """What a refiner with its own step size and steps makes of images."""
+    refiner, tuned = study.refiners[name], study.tuned(name)
+    network, module = study.network(refiner.network), study.network(name)
+    options = {"at": refiner.at, "steps": tuned["steps"]}
+    return lambda x: denoise.refine(network, module, x, tuned["epsilon"], **options).trajectory[-1]
+
+
+def methods(study: Study, network: str) -> dict[str, Answer]:
+    """Table 1's ways to refine one network's prediction; CRF-RNN where the study has one on that network."""
+    alone, crf = study.network(network), study.tuned(network)["crf"]
+    every: dict[str, Answer] = {
+        ALONE: alone,
+        CRF: lambda x: with_crf(alone(x), x, crf),
+        CONTEXT: refined(study, f"{network}-context"),
+        CRF_RNN: study.network("crfrnn"),
+        DAE_TRUTH: refined(study, best_dae(study, network, "truth")),
+        DAE_Y: refined(study, best_dae(study, network, "y")),
+    }
+    return {name: method for name, method in every.items() if name != CRF_RNN or network == "fcn8s"}
+
+
+def counts(study: Study, methods: Mapping[str, Answer], split: str, count: int | None = None) -> dict[str, Tensor]:
+    """Confusion counts N x K x K of each of some ways to answer."""
+    found: dict[str, list[Tensor]] = {name: [] for name in methods}
+    for x, labels in study.batches(split, count):
+        for name, answer in methods.items():
+            with torch.no_grad():
+                found[name].append(count_pixels(study, answer(x), labels))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def combinations(study: Study, network: str) -> dict[str, Answer]:
+    """Guided perturbation, DAE(y) and the CRF alone and together, each with the settings that were chosen for it alone.
+
+    "GP toward DAE(y)" takes the label of the guided step from the DAE's last y instead of the network's prediction.
+    """
+    alone, tuned, name = study.network(network), study.tuned(network), best_dae(study, network, "y")
+    dae = refined(study, name)
+
+    def step(x: Tensor) -> Tensor:
+        return guide(alone, x, tuned["epsilon"]).images
+
+    def toward(x: Tensor) -> Tensor:
+        return guide(alone, x, tuned["epsilon"], labels=dae(x)).images
+
+    def crf(scores: Callable[[Tensor], Tensor]) -> Answer:
+        return lambda x: with_crf(scores(x), x, tuned["crf"])
+
+    return {
+        ALONE: alone,
+        "GP": lambda x: alone(step(x)),
+        "DAE(y)": dae,
+        "GP, then DAE(y)": lambda x: dae(step(x)),
+        "GP toward DAE(y)": lambda x: alone(toward(x)),
+        "GP toward DAE(y), then DAE(y)": lambda x: dae(toward(x)),
+        "CRF": crf(alone),
+        "GP, then CRF": crf(lambda x: alone(step(x))),
+        "DAE(y), then CRF": crf(lambda x: dae(x).clamp_min(1e-6).log()),
+    }
+
+
+def crf_iteration_counts(
+    study: Study, network: str, split: str, iterations: Sequence[int], count: int | None = None
+) -> Tensor:
+    """Confusion counts of a network's tuned DenseCRF after so many mean-field iterations each: I x N x K x K."""
+    alone, crf = study.network(network), study.tuned(network)["crf"]
+
+    def after(number: int) -> Answer:
+        return lambda x: with_crf(alone(x), x, crf | {"iterations": number})
+
+    found = counts(study, {str(number): after(number) for number in iterations}, split, count)
+    return torch.stack([*found.values()])
+
+
+def iteration_rows(study: Study, network: str, split: str, count: int | None = None) -> pd.DataFrame:
+    """Figure 4: mIoU after every iteration of DAE(y) with each of its step sizes, and of the CRF after some."""
+    name, some = best_dae(study, network, "y"), (1, 2, 3, 5, 10, 20, 50)
+    refiner = study.refiners[name]
+    found = inference_counts(study, name, split, refiner.epsilons, refiner.steps, count)
+    curves = {f"ε {epsilon:g}": each for epsilon, each in zip(refiner.epsilons, found, strict=True)}
+    crf = torch.cat([found[0, :1], crf_iteration_counts(study, network, split, some, count)])
+    rows = [(label, i, each) for label, curve in curves.items() for i, each in enumerate(curve)]
+    rows += [("CRF", i, each) for i, each in zip((0, *some), crf, strict=True)]
+    scored = [(label, i, 100 * metrics.miou(each.sum(0)).item()) for label, i, each in rows]
+    return pd.DataFrame(scored, columns=["label", "iteration", "miou"])
+
+
+def maxima(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every curve of `iteration_rows` the highest mIoU and the iteration where it is first reached."""
+    best = rows.loc[rows.groupby("label", sort=False)["miou"].idxmax()]
+    return best.set_index("label")
+
+
+def cost_rows(study: Study, network: str, split: str, steps: int, count: int | None = None) -> pd.DataFrame:
+    """mIoU gain after each of `steps` steps of guided perturbation, renewed, and of DAE(y) with several step sizes,
+    with what they cost by then in plain passes: rows method, steps, cost, gain, low, high."""
+    name, rows = best_dae(study, network, "y"), []
+    alone, module, refiner = study.network(network), study.network(name), study.refiners[name]
+
+    def guided(n: int) -> Answer:
+        return lambda x: guide(alone, x, study.epsilon(network), steps=n).after
+
+    def inferred(n: int) -> Answer:
+        return lambda x: denoise.refine(alone, module, x, 1.0, at=refiner.at, steps=n).trajectory[-1]
+
+    x, _ = next(study.batches(split, 1))
+    tasks: dict[str, Answer] = {ALONE: alone}
+    for n in (1, 2):
+        tasks |= {f"GP {n}": guided(n), f"DAE {n}": inferred(n)}
+    passes = cost.relative(tasks, x)
+    measured = {"GP": iteration_counts(study, network, split, steps, renew=True, count=count)}
+    sizes = sorted({study.tuned(name)["epsilon"], 0.1, 0.5, 1.0})
+    for epsilon, found in zip(sizes, inference_counts(study, name, split, sizes, steps, count), strict=True):
+        measured[f"DAE(y), ε {epsilon:g}"] = found
+    for method, found in measured.items():
+        kind = method[:3].strip()
+        each = passes[f"{kind} 2"] - passes[f"{kind} 1"]
+        for step, after in enumerate(found):
+            spent = passes[f"{kind} 1"] + (step - 1) * each if step else 1.0
+            rows.append((method, step, spent, *metrics.gain(found[0], after)))
+    return pd.DataFrame(rows, columns=["method", "steps", "cost", "gain", "low", "high"])
+
+
+def regions(before: Tensor, after: Tensor, truth: Tensor, void: int) -> dict[str, int]:
+    """Of the 4-connected true regions of an image (H x W) with at least REGION pixels: how many are `absent` before
+    (less than a tenth right), how many of these `recovered` after (at least half right), and how many are `lost`, at
+    least half right before and less than a tenth after."""
+    found = {"absent": 0, "recovered": 0, "lost": 0}
+    for value in truth[truth != void].unique().tolist():
+        labelled, count = ndimage.label((truth == value).numpy())
+        for region in range(1, count + 1):
+            mask = torch.from_numpy(labelled == region)
+            if mask.sum() >= REGION:
+                was, now = ((p[mask] == value).double().mean().item() for p in (before, after))
+                found["absent"] += was < MISSED
+                found["recovered"] += was < MISSED and now >= FOUND
+                found["lost"] += was >= FOUND and now < MISSED
+    return found
+
+
+def region_rows(study: Study, methods: Mapping[str, Answer], split: str, count: int | None = None) -> pd.DataFrame:
+    """`regions` of every image under each of some methods, the first being what is before: rows image, method, ..."""
+    rows, image = [], 0
+    for x, labels in study.batches(split, count):
+        with torch.no_grad():
+            answers = {name: answer(x).argmax(1) for name, answer in methods.items()}
+        before, *_ = answers.values()
+        for i, truth in enumerate(labels):
+            for name, after in list(answers.items())[1:]:
+                rows.append({"image": image, "method": name, **regions(before[i], after[i], truth, study.void)})
+            image += 1
+    return pd.DataFrame(rows)
+
+
+def more_recovered(rows: pd.DataFrame, method: str, other: str) -> metrics.Interval:
+    """Regions per 100 images that one method recovers beyond another's, from `region_rows`."""
+    each = rows.pivot(index="image", columns="method", values="recovered")
+    return metrics.bootstrap(torch.mean, 100 * torch.tensor((each[method] - each[other]).to_numpy()).double())
+
+
+def panels(study: Study, methods: Mapping[str, Answer], scenes: Sequence[int]) -> list[list[Panel]]:
+    """For each test scene the prediction of the first method, then of every other its own and the map of changes;
+    the truth in front where it is ours."""
+    rows: list[list[Panel]] = []
+    for scene in scenes:
+        x, truth = study.scene(scene)
+        with torch.no_grad():
+            answers = {name: answer(x)[0].argmax(0) for name, answer in methods.items()}
+        before, *_ = answers.values()
+        row = [Panel("labels", truth[0], "truth")] if study.photographs else []
+        row.append(Panel("labels", before, next(iter(answers))))
+        for name, after in list(answers.items())[1:]:
+            changes = change_map(before, after, truth[0], study.void)
+            row += [Panel("labels", after, name), Panel("changes", changes, f"what {name[1:]} changes")]
+        rows.append([panel if not rows else panel._replace(title="") for panel in row])
+    return rows

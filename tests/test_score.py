@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from gpcore import score
+from gpcore.score import Mixture
+
+
+def test_score_is_the_gradient_of_the_log_density():
+    """Against autograd on torch's own mixture of Gaussians, of the density and of one blurred by noise."""
+    means = torch.tensor([[0.0, 1.0], [0.5, -0.3], [-1.0, 0.2]])
+    points = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for noise in (0.0, 0.7):
+        spread = torch.full((3, 2), (0.4**2 + noise**2) ** 0.5)
+        parts = torch.distributions.Independent(torch.distributions.Normal(means, spread), 1)
+        density = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(3)), parts)
+        (expected,) = torch.autograd.grad(density.log_prob(points).sum(), points)
+        assert torch.allclose(Mixture(means, 0.4).score(points.detach(), noise), expected, atol=1e-4)
+
+
+def test_samples_have_the_densitys_moments():
+    """The second moment of a ring of radius 1 and standard deviation .2 is 1 + 2 x .04."""
+    points = score.ring(deviation=0.2).sample(20_000, torch.Generator().manual_seed(0))
+    assert points.mean(0).abs().max() < 0.02
+    assert points.square().sum(1).mean().item() == pytest.approx(1.08, abs=0.02)
+
+
+def test_denoiser_of_one_gaussian_learns_its_exact_score():
+    """For a Gaussian of variance s the best r is linear, (r(y) - y) / sigma^2 = -y / (s + sigma^2)."""
+    density = Mixture(torch.zeros(1, 2), 1.0)
+    learned = score.learn(density, 1.0, iterations=60)
+    points = torch.tensor([[0.5, 0.0], [-1.0, 0.5], [0.0, 1.0], [1.0, 1.0]])
+    assert (learned.score(points) + points / 2).abs().max() < 0.08
+
+
+def test_agreement_of_an_exact_denoiser_is_full():
+    class Exact(score.Denoiser):
+        def reconstruct(self, points):
+            return points + self.sigma**2 * density.score(points, self.sigma)
+
+    density = score.ring()
+    rows = score.agreement(density, [Exact(None, 0.3)], count=500)
+    cosine = rows.set_index("scores")["cosine"]
+    assert cosine["learned, with the blurred one's"] == pytest.approx(1, abs=1e-5)
+    assert cosine["learned, with the density's"] == pytest.approx(cosine["blurred one's with the density's"], abs=1e-5)
+    assert cosine["learned, with the density's"] < 0.999
+    assert rows["ratio"].iloc[1] == pytest.approx(1, abs=1e-5)
+
+
+def test_climbing_ends_where_the_score_vanishes():
+    """Full steps of the exact denoiser of one Gaussian at the origin halve every point's distance to it."""
+
+    class Exact(score.Denoiser):
+        def reconstruct(self, points):
+            return points / 2
+
+    rows = score.climb(Exact(None, 1.0), epsilon=1.0, steps=3, extent=1.0, points=3)
+    assert len(rows) == 4 * 9
+    last = rows[rows["step"] == 3].set_index("point")
+    assert last.loc[0, ["x", "y"]].tolist() == [-1 / 8, -1 / 8]
+    assert last.loc[5, ["x", "y"]].tolist() == [0, 1 / 8]
+    field = score.field(Mixture(torch.zeros(1, 2), 1.0), Exact(None, 1.0), extent=1.0, points=3)
+    first = field[(field["x"] == -1) & (field["y"] == 1)].set_index("kind")[["u", "v"]]
+    assert first.loc["learned"].tolist() == [0.5, -0.5]
+    assert first.loc["true"].tolist() == [0.5, -0.5]
