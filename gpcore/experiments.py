@@ -16,6 +16,8 @@ from gpcore.figures import Panel, change_map
 from gpcore.perturb import guide, logit_signal, pseudo_labels, sweep
 from gpcore.studies import Study
 
+Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
+
 
 def count_pixels(study: Study, logits: Tensor, labels: Tensor) -> Tensor:
     """Confusion counts of a batch: B x K x K from logits B x K x h x w and labels B x h x w."""
@@ -32,6 +34,23 @@ def base_counts(study: Study, name: str, split: str, count: int | None = None) -
     network = study.network(name)
     with torch.no_grad():
         return torch.cat([count_pixels(study, network(x), y) for x, y in study.batches(split, count)])
+
+
+def answer_counts(
+    study: Study,
+    answers: Mapping[str, Answer],
+    split: str,
+    count: int | None = None,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Confusion counts N x K x K of each of some ways to answer a batch, which `change`, if any, alters before."""
+    found: dict[str, list[Tensor]] = {name: [] for name in answers}
+    for clean, labels in study.batches(split, count):
+        x = change(clean) if change else clean
+        for name, answer in answers.items():
+            with torch.no_grad():
+                found[name].append(count_pixels(study, answer(x), labels))
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def sweep_counts(
@@ -116,14 +135,14 @@ def iteration_counts(
     return torch.cat(counts, 1)
 
 
-def methods(study: Study, name: str) -> dict[str, Callable[[Tensor], Tensor]]:
+def methods(study: Study, name: str) -> dict[str, Answer]:
     """What a user could do with a test batch, each a function from B x C x H x W images to logits.
 
     The epsilons were chosen on validation images. TENT, for networks with batch norm, goes on learning from call to
     call; "batch statistics" is its first half.
     """
     network, tuned = study.network(name), study.tuned(name)
-    chosen: dict[str, Callable[[Tensor], Tensor]] = {
+    chosen: dict[str, Answer] = {
         "network alone": network,
         "guided step": lambda x: guide(network, x, tuned["epsilon"]).after,
         "entropy step": lambda x: guide(network, x, tuned["entropy"]["epsilon"], signal="entropy").after,
@@ -144,14 +163,8 @@ def method_counts(
     found = {}
     for kind, severity in conditions:
         every, generator = methods(study, name), torch.Generator().manual_seed(0)
-        chosen = {method: every[method] for method in only or every}
-        counts: dict[str, list[Tensor]] = {method: [] for method in chosen}
-        for clean, y in study.batches(split, count):
-            x = corrupt(clean, kind, severity, seed=generator) if severity else clean
-            for method, answer in chosen.items():
-                with torch.no_grad():
-                    counts[method].append(count_pixels(study, answer(x), y))
-        found[kind, severity] = {method: torch.cat(parts) for method, parts in counts.items()}
+        change = functools.partial(corrupt, kind=kind, severity=severity, seed=generator) if severity else None
+        found[kind, severity] = answer_counts(study, {m: every[m] for m in only or every}, split, count, change)
     return found
 
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from gpcore import cost, denoise, metrics
-from gpcore.experiments import count_pixels, iteration_counts, with_crf
+from gpcore.experiments import Answer, answer_counts, count_pixels, iteration_counts, with_crf
 from gpcore.figures import Panel, change_map
 from gpcore.perturb import guide
 from gpcore.studies import Study
@@ -18,7 +18,6 @@ ALONE = "network alone"
 CRF, CONTEXT, CRF_RNN, DAE_TRUTH, DAE_Y = "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"
 MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
 REGION = 50  # pixels that such a region has at least
-Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
 
 
 def inference_counts(
@@ -92,16 +91,6 @@ def methods(study: Study, network: str) -> dict[str, Answer]:
     return {name: method for name, method in every.items() if name != CRF_RNN or network == "fcn8s"}
 
 
-def counts(study: Study, methods: Mapping[str, Answer], split: str, count: int | None = None) -> dict[str, Tensor]:
-    """Confusion counts N x K x K of each of some ways to answer."""
-    found: dict[str, list[Tensor]] = {name: [] for name in methods}
-    for x, labels in study.batches(split, count):
-        for name, answer in methods.items():
-            with torch.no_grad():
-                found[name].append(count_pixels(study, answer(x), labels))
-    return {name: torch.cat(parts) for name, parts in found.items()}
-
-
 def combinations(study: Study, network: str) -> dict[str, Answer]:
     """Guided perturbation, DAE(y) and the CRF alone and together, each with the settings that were chosen for it alone.
 
@@ -141,7 +130,7 @@ def crf_iteration_counts(
     def after(number: int) -> Answer:
         return lambda x: with_crf(alone(x), x, crf | {"iterations": number})
 
-    found = counts(study, {str(number): after(number) for number in iterations}, split, count)
+    found = answer_counts(study, {str(number): after(number) for number in iterations}, split, count)
     return torch.stack([*found.values()])
 
 
@@ -181,15 +170,14 @@ def cost_rows(study: Study, network: str, split: str, steps: int, count: int | N
     for n in (1, 2):
         tasks |= {f"GP {n}": guided(n), f"DAE {n}": inferred(n)}
     passes = cost.relative(tasks, x)
-    measured = {"GP": iteration_counts(study, network, split, steps, renew=True, count=count)}
     sizes = sorted({study.tuned(name)["epsilon"], 0.1, 0.5, 1.0})
-    for epsilon, found in zip(sizes, inference_counts(study, name, split, sizes, steps, count), strict=True):
-        measured[f"DAE(y), ε {epsilon:g}"] = found
-    for method, found in measured.items():
-        kind = method[:3].strip()
-        each = passes[f"{kind} 2"] - passes[f"{kind} 1"]
+    inference = inference_counts(study, name, split, sizes, steps, count)
+    measured = [("GP", "GP", iteration_counts(study, network, split, steps, renew=True, count=count))]
+    measured += [(f"DAE(y), ε {epsilon:g}", "DAE", found) for epsilon, found in zip(sizes, inference, strict=True)]
+    for method, kind, found in measured:
+        first, each = passes[f"{kind} 1"], passes[f"{kind} 2"] - passes[f"{kind} 1"]
         for step, after in enumerate(found):
-            spent = passes[f"{kind} 1"] + (step - 1) * each if step else 1.0
+            spent = first + (step - 1) * each if step else 1.0
             rows.append((method, step, spent, *metrics.gain(found[0], after)))
     return pd.DataFrame(rows, columns=["method", "steps", "cost", "gain", "low", "high"])
 

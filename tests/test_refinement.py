@@ -85,7 +85,7 @@ def test_methods_of_table_1(refining):
         "network alone", "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)",
     ]  # fmt: skip
     two = {name: refinement.methods(refining, "fcn8s")[name] for name in ("network alone", "+CRF")}
-    counts = refinement.counts(refining, two, "test")
+    counts = experiments.answer_counts(refining, two, "test")
     expected = experiments.crf_counts(refining, "fcn8s", "test")
     assert torch.equal(counts["network alone"], expected[0])
     assert torch.equal(counts["+CRF"], expected[1])
