@@ -52,7 +52,7 @@ test: $(READY) ## lint, types, unit tests, notebook contract, then every committ
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy gpcore
 	$(BATCH) $(TESTS)
-	$(BATCH) $(TESTS) --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+	$(BATCH) $(TESTS) --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lock: $(READY) ## pin requirements.lock afresh from pyproject.toml  [LOCK=--upgrade]
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra test --universal --python-version 3.11 --generate-hashes \

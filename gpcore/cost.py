@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpcore import paths
 from gpcore.perturb import guide
-from gpcore.studies import Study
+from gpcore.study import Study
 
 ALONE = "network alone"
 

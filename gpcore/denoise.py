@@ -30,7 +30,9 @@ class DAE(nn.Module):
     Args:
         classes: K.  features: channels of h, whose size is that of pool number `join`.
         widths: channels of the levels on the way down; the way up mirrors them.
-    Raises ValueError: `join` is not a level before the last, or an h of another size.
+        scale: what h is divided by, about its root mean square, so that it does not drown y.
+        identity: with skips, r starts near the softmax of `identity` y, instead of learning first to repeat y.
+    Raises ValueError: `join` is not a level before the last, an h of another size, an identity that nothing carries.
     Source: section 4.3.
     """
 
@@ -43,18 +45,27 @@ class DAE(nn.Module):
         join: int = 4,
         switches: bool = True,
         skips: bool = False,
+        scale: float = 1.0,
+        identity: float = 0.0,
     ) -> None:
         super().__init__()
         if not 1 <= join < len(widths):
             raise ValueError(f"join: got {join}, expected a level from 1 to {len(widths) - 1}")
-        self.join, self.switches, self.skips = join, switches, skips
+        if identity and (not skips or widths[0] < classes):
+            raise ValueError(
+                f"identity: got skips {skips} and width {widths[0]}, expected skips and {classes} channels"
+            )
+        self.join, self.switches, self.skips, self.scale = join, switches, skips, scale
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, (above, width) in enumerate(zip((classes, *widths), widths, strict=False)):
             down = nn.Conv2d(above + features * (level == join), width, 3, padding=1)
             up = nn.Conv2d(width, above, 3, padding=1)
             nn.init.kaiming_normal_(down.weight, nonlinearity="relu")
             # three quarters of what is unpooled are zeros: twice the weights keep the variance
-            nn.init.normal_(up.weight, std=(2 if switches else 1) / math.sqrt(9 * width))
+            below = 0.1 if identity and level < 2 else 1.0
+            nn.init.normal_(up.weight, std=below * (2 if switches else 1) / math.sqrt(9 * width))
+            if identity and not level:
+                _carry(down, up, classes, identity)
             self.down.append(down)
             self.up.append(up)
 
@@ -65,7 +76,7 @@ class DAE(nn.Module):
                 if x.shape[-2:] != h.shape[-2:]:
                     sizes = [f"{[*size.shape[-2:]]}" for size in (h, x)]
                     raise ValueError(f"h: got size {sizes[0]}, expected {sizes[1]}, that of pool number {self.join}")
-                x = torch.cat([x, h], 1)
+                x = torch.cat([x, h / self.scale], 1)
             before.append(conv(x).relu())
             x, found = F.max_pool2d(before[-1], 2, ceil_mode=True, return_indices=True)
             places.append(found)
@@ -77,6 +88,16 @@ class DAE(nn.Module):
                 x = F.interpolate(x, size, mode="bilinear")
             x = conv(x + skip if self.skips else x)
         return x
+
+
+@torch.no_grad()
+def _carry(first: nn.Conv2d, last: nn.Conv2d, classes: int, gain: float) -> None:
+    """The first convolution's first channels hold y, and the last one reads them from the skip."""
+    each = torch.arange(classes)
+    nn.init.zeros_(first.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(first.weight[:classes])
+    first.weight[each, each, 1, 1] = 1
+    last.weight[each, each, 1, 1] += gain
 
 
 class Inference(NamedTuple):
@@ -94,15 +115,19 @@ def one_hot(labels: Tensor, classes: int, void: int) -> Tensor:
     return F.one_hot(labels.where(known, 0), classes).permute(0, 3, 1, 2) * known.unsqueeze(1).float()
 
 
-def reconstruction_loss(logits: Tensor, labels: Tensor, void: int) -> Tensor:
+def reconstruction_loss(logits: Tensor, labels: Tensor, void: int, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy plus squared error of the softmax (its mean over classes), both means over non-void pixels, eq. 5.
 
     Args:
         logits: B x K x H x W.  labels: B x H x W.
+        weight: K class weights, under which both means are taken; a network's own, so that what it was trained not to
+            overlook is not overlooked here either.
     """
     known = labels != void
     error = logits.softmax(1) - one_hot(labels, logits.shape[1], void)
-    return F.cross_entropy(logits, labels.where(known, -100)) + error.square().mean(1)[known].mean()
+    squares, entropy = error.square().mean(1)[known], F.cross_entropy(logits, labels.where(known, -100), weight)
+    counted = torch.ones_like(squares) if weight is None else weight[labels[known]]
+    return entropy + (counted * squares).sum() / counted.sum()
 
 
 def iterative_inference(

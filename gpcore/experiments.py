@@ -14,7 +14,7 @@ from gpcore.crf import dense_crf
 from gpcore.datasets.corruptions import corrupt
 from gpcore.figures import Panel, change_map
 from gpcore.perturb import guide, logit_signal, pseudo_labels, sweep
-from gpcore.studies import Study
+from gpcore.study import Study
 
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
 

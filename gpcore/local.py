@@ -13,7 +13,7 @@ from gpcore import metrics
 from gpcore.experiments import changes
 from gpcore.figures import change_map
 from gpcore.perturb import guide, sweep
-from gpcore.studies import Study
+from gpcore.study import Study
 
 CELL = 32  # pixels of the image to a cell of score_fr, each way
 FACTORS = tuple(i / 2 for i in range(-8, 9))  # epsilons, as multiples of the tuned one

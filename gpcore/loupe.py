@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from gpcore import figures, plots
 from gpcore.figures import Panel, photograph
 from gpcore.local import CELL, FACTORS, Place, Swept, neighbourhood, score_rows, sweep_scene
-from gpcore.studies import Study
+from gpcore.study import Study
 
 
 def patch_figure(study: Study, swept: Swept, place: Place, factors: Sequence[float] = (-4, -1, 0, 1, 4)) -> Figure:

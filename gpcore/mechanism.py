@@ -17,7 +17,7 @@ from gpcore import metrics
 from gpcore.adapt import augmented
 from gpcore.experiments import count_pixels
 from gpcore.perturb import guide
-from gpcore.studies import Study
+from gpcore.study import Study
 from gpcore.tables import points
 
 SHARE = 200  # an island covers less than one part in 200 of the image

@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore.figures import Panel
 from gpcore.perturb import guide, sweep
-from gpcore.studies import Study
+from gpcore.study import Study
 
 WEIGHTS = tuple(i / 10 for i in range(1, 10))  # of the neighbours in an interpolation
 USUAL = 3  # neighbours in the paper

@@ -220,19 +220,6 @@ def score_field(field: pd.DataFrame, paths: pd.DataFrame) -> Figure:
     return figure
 
 
-def regions(totals: pd.DataFrame) -> Figure:
-    """How many regions every method (the index) has recovered and lost."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")
-    long = totals[["recovered", "lost"]].reset_index().melt("method", var_name="regions", value_name="number")
-    palette = {"recovered": CHANGES["corrected"], "lost": CHANGES["newly wrong"]}
-    sns.barplot(long, x="method", y="number", hue="regions", palette=palette, ax=axes)
-    for bars in axes.containers:
-        axes.bar_label(bars, fontsize=7)  # type: ignore[arg-type]
-    axes.set(xlabel="", ylabel=f"regions, of {totals['absent'].max()} absent before")
-    axes.legend(title=None)
-    return figure
-
-
 def verdicts(rows: pd.DataFrame) -> Figure:
     """A line per claim, a cell per study, coloured and named by its verdict; rows of study, id, claim, verdict."""
     looks = {

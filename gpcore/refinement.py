@@ -1,7 +1,8 @@
 """The measurements behind the notebooks on refining a prediction: DAEs, the context module, CRFs, and guided steps."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -12,8 +13,10 @@ from gpcore import cost, denoise, metrics
 from gpcore.experiments import Answer, answer_counts, count_pixels, iteration_counts, with_crf
 from gpcore.figures import Panel, change_map
 from gpcore.perturb import guide
-from gpcore.studies import Study
+from gpcore.study import Study
 
+T = TypeVar("T")
+Candidate = Callable[[Tensor, str | None], tuple[Tensor, Tensor]]  # from images and the name of h's module to y and h
 ALONE = "network alone"
 CRF, CONTEXT, CRF_RNN, DAE_TRUTH, DAE_Y = "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"
 MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
@@ -39,12 +42,12 @@ def inference_counts(
 
 
 def tune(study: Study, name: str) -> dict[str, Any]:
-    """The step size and number of steps with the highest mIoU on half the validation images; of equals the first.
+    """The step size and number of steps with the highest mIoU on validation images; of equals the first.
 
     `val` is the mIoU of the network alone, `sweep` the best of every step size.
     """
     refiner = study.refiners[name]
-    counts = inference_counts(study, name, "val", refiner.epsilons, refiner.steps, study.images["val"] // 2)
+    counts = inference_counts(study, name, "val", refiner.epsilons, refiner.steps, refiner.val)
     scores = 100 * metrics.miou(counts.sum(2))
     found = [
         {"epsilon": epsilon, "steps": int(row[1:].argmax()) + 1, "miou": round(row[1:].max().item(), 4)}
@@ -59,36 +62,50 @@ def tuned_rows(study: Study, network: str) -> pd.DataFrame:
     for name, refiner in study.refiners.items():
         if refiner.network == network:
             tuned = study.tuned(name)
-            rows.append((name, refiner.sigma, *(tuned[key] for key in ("epsilon", "steps", "val", "miou"))))
-    return pd.DataFrame(rows, columns=["refiner", "sigma", "epsilon", "steps", "alone", "refined"])
+            rows.append((name, refiner.at, refiner.sigma, *(tuned[k] for k in ("epsilon", "steps", "val", "miou"))))
+    return pd.DataFrame(rows, columns=["refiner", "h", "sigma", "epsilon", "steps", "alone", "refined"])
 
 
 def best_dae(study: Study, network: str, source: str) -> str:
-    """Of a network's DAEs trained on "y" or "truth", the one whose noise does best on validation images."""
+    """Of a network's DAEs trained on "y" or "truth", the one that does best on validation images."""
     names = [name for name in study.refiners if name.startswith(f"{network}-dae-{source}-")]
     return max(names, key=lambda name: study.tuned(name)["miou"])
 
 
-def refined(study: Study, name: str) -> Answer:
-    """What a refiner with its own step size and steps makes of images."""
-    refiner, tuned = study.refiners[name], study.tuned(name)
-    network, module = study.network(refiner.network), study.network(name)
-    options = {"at": refiner.at, "steps": tuned["steps"]}
-    return lambda x: denoise.refine(network, module, x, tuned["epsilon"], **options).trajectory[-1]
+def refined(study: Study, name: str, seen: Candidate | None = None) -> Answer:
+    """What a refiner with its own step size and steps makes of images, from its network's `seen`(images, at)."""
+    refiner, tuned, module = study.refiners[name], study.tuned(name), study.network(name)
+    seen = seen or functools.partial(denoise.candidate, study.network(refiner.network))
+
+    def answer(x: Tensor) -> Tensor:
+        y, h = seen(x, refiner.at)
+        inferred = denoise.iterative_inference(denoise.given(module, h), y, tuned["epsilon"], steps=tuned["steps"])
+        return inferred.trajectory[-1]
+
+    return answer
 
 
 def methods(study: Study, network: str) -> dict[str, Answer]:
-    """Table 1's ways to refine one network's prediction; CRF-RNN where the study has one on that network."""
-    alone, crf = study.network(network), study.tuned(network)["crf"]
+    """Ways to refine one network's prediction: the CRF, CRF-RNN where the study has one on that network, and every
+    refiner under its own name. They share the passes of the network through the images that they are asked for last."""
+    crf = study.tuned(network)["crf"]
+    seen = functools.lru_cache(maxsize=3)(functools.partial(denoise.candidate, study.network(network)))
     every: dict[str, Answer] = {
-        ALONE: alone,
-        CRF: lambda x: with_crf(alone(x), x, crf),
-        CONTEXT: refined(study, f"{network}-context"),
-        CRF_RNN: study.network("crfrnn"),
-        DAE_TRUTH: refined(study, best_dae(study, network, "truth")),
-        DAE_Y: refined(study, best_dae(study, network, "y")),
+        ALONE: lambda x: seen(x, None)[0],
+        CRF: lambda x: with_crf(seen(x, None)[0].log(), x, crf),
     }
-    return {name: method for name, method in every.items() if name != CRF_RNN or network == "fcn8s"}
+    if network == "fcn8s":
+        every[CRF_RNN] = study.network("crfrnn")
+    own = (name for name, refiner in study.refiners.items() if refiner.network == network)
+    return every | {name: refined(study, name, seen) for name in own}
+
+
+def table_one(study: Study, network: str, every: Mapping[str, T]) -> dict[str, T]:
+    """Of something for each of `methods`, Table 1's rows under its names: of the DAEs those that validation images
+    chose."""
+    daes = {DAE_TRUTH: best_dae(study, network, "truth"), DAE_Y: best_dae(study, network, "y")}
+    rows = {ALONE: ALONE, CRF: CRF, CONTEXT: f"{network}-context", CRF_RNN: CRF_RNN, **daes}
+    return {row: every[name] for row, name in rows.items() if name in every}
 
 
 def combinations(study: Study, network: str) -> dict[str, Answer]:
@@ -135,11 +152,10 @@ def crf_iteration_counts(
 
 
 def iteration_rows(study: Study, network: str, split: str, count: int | None = None) -> pd.DataFrame:
-    """Figure 4: mIoU after every iteration of DAE(y) with each of its step sizes, and of the CRF after some."""
+    """Figure 4: mIoU after every iteration of DAE(y) with the paper's step sizes, and of the CRF after some."""
     name, some = best_dae(study, network, "y"), (1, 2, 3, 5, 10, 20, 50)
-    refiner = study.refiners[name]
-    found = inference_counts(study, name, split, refiner.epsilons, refiner.steps, count)
-    curves = {f"ε {epsilon:g}": each for epsilon, each in zip(refiner.epsilons, found, strict=True)}
+    found = inference_counts(study, name, split, denoise.EPSILONS, denoise.STEPS, count)
+    curves = {f"ε {epsilon:g}": each for epsilon, each in zip(denoise.EPSILONS, found, strict=True)}
     crf = torch.cat([found[0, :1], crf_iteration_counts(study, network, split, some, count)])
     rows = [(label, i, each) for label, curve in curves.items() for i, each in enumerate(curve)]
     rows += [("CRF", i, each) for i, each in zip((0, *some), crf, strict=True)]
@@ -232,6 +248,6 @@ def panels(study: Study, methods: Mapping[str, Answer], scenes: Sequence[int]) -
         row.append(Panel("labels", before, next(iter(answers))))
         for name, after in list(answers.items())[1:]:
             changes = change_map(before, after, truth[0], study.void)
-            row += [Panel("labels", after, name), Panel("changes", changes, f"what {name[1:]} changes")]
+            row += [Panel("labels", after, name), Panel("changes", changes, "changes")]
         rows.append([panel if not rows else panel._replace(title="") for panel in row])
     return rows

@@ -11,7 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore.figures import Panel
 from gpcore.perturb import guide
-from gpcore.studies import POOLS, Study
+from gpcore.study import POOLS, Study
 
 
 def extract(network: nn.Module, images: Tensor, layers: Sequence[str] = POOLS) -> dict[str, Tensor]:

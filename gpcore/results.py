@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from gpcore import claims, figures, paths, weights
-from gpcore.studies import Study
+from gpcore.study import Study
 
 PACKAGES = ("torch", "torchvision", "numpy", "mlxtend", "matplotlib", "seaborn")
 
@@ -17,10 +18,11 @@ class Record:
     """Collects one notebook's output under figures/STUDY/NOTEBOOK.
 
     Opening a record sets the style of figures and tables. `parameters` are the notebook's own, kept in
-    `provenance.json` beside the weights' hashes and package versions; nothing there changes from run to run.
+    `provenance.json` beside package versions and the hashes of the weights of its networks and of the study's
+    `refiners` that it names; nothing there changes from run to run.
     """
 
-    def __init__(self, notebook: str, study: Study, **parameters: Any) -> None:
+    def __init__(self, notebook: str, study: Study, *, refiners: Iterable[str] = (), **parameters: Any) -> None:
         figures.use_style()
         pd.set_option("display.max_colwidth", None)
         self.notebook, self.study = notebook, study
@@ -33,7 +35,7 @@ class Record:
             "study": study.name,
             "parameters": parameters,
             "images": dict(study.images),
-            "weights": {name: weights.info(study.weights(name))["files"] for name in used},
+            "weights": {name: weights.info(study.weights(name))["files"] for name in [*used, *refiners]},
             "epsilon": {name: study.epsilon(name) for name in used},
             "device": "cpu",
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},

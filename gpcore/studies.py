@@ -1,154 +1,16 @@
-"""A study: data splits, the networks trained on them and their tuned settings, by name."""
+"""The studies, by name: which data, which networks and refiners, how they are trained and what is tried on them."""
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
+from torch import nn
 
-from gpcore import denoise, networks, weights
+from gpcore import denoise, networks
 from gpcore.crf import CRFRNN
 from gpcore.datasets import camvid, classification, digits
-
-POOLS = ("pool1", "pool2", "pool3", "pool4", "pool5")
-Data = Dataset[tuple[Tensor, Tensor]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a network is trained: AdamW, one-cycle learning rate, exponential moving average of the weights.
-
-    `samples` items make an epoch. With `crop`, items are random square crops of that size after a random rescaling by
-    `scale`, flipped and colour-jittered; with `mirror`, half of them are flipped and nothing else. `rate` applies to
-    layers trained from scratch, `start_rate` to those that start from given weights; layers whose names begin as in
-    `frozen` stay as they are. Class weights are 1 / frequency^balance.
-    """
-
-    epochs: int
-    samples: int
-    batch: int
-    rate: float
-    start_rate: float | None = None
-    frozen: tuple[str, ...] = ()
-    balance: float = 0.0
-    frequencies: tuple[float, ...] = ()
-    weight_decay: float = 1e-4
-    average: float = 0.99
-    crop: int | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
-    mirror: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network of a study: how to build it for K classes, where its weights are kept and how they are trained.
-
-    Networks with one `store` share their weights; the last of them is the one that is trained. `start` names the
-    store, or "imagenet", whose weights the training starts from. At each of `layers` an epsilon of its own is chosen.
-    A classifier's neighbours may be sought among the activations of any of `features`.
-    """
-
-    build: Callable[[int], nn.Module]
-    store: str
-    recipe: Recipe
-    start: str = ""
-    layers: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Refiner:
-    """What is trained on a finished network's predictions y: a DAE, or a context module.
-
-    `build` makes it for K classes; it maps y and h, what the network's module `at` returned (None: the image), to
-    logits. It learns from `images` training images, given y, or the true labels with `truth`, plus Gaussian noise of
-    standard deviation `sigma`. Of `epsilons` and of up to `steps` steps the best on validation images become its own.
-    """
-
-    network: str
-    at: str | None
-    build: Callable[[int], nn.Module]
-    recipe: Recipe
-    images: int
-    sigma: float = 0.0
-    truth: bool = False
-    epsilons: tuple[float, ...] = denoise.EPSILONS
-    steps: int = denoise.STEPS
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """Data, networks and settings that a notebook is run on.
-
-    `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
-    settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
-    `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. Trainings with other
-    `seeds` tell a network's spread.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]
-    void: int
-    dataset: Callable[[str], Data]
-    images: Mapping[str, int]
-    batch: int
-    networks: Mapping[str, Network]
-    epsilons: tuple[float, ...]
-    photographs: bool
-    crfs: tuple[dict[str, Any], ...] = ()
-    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    few: int = 0
-    refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
-
-    def data(self, split: str, count: int | None = None) -> Data:
-        """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
-        return Subset(self.dataset(split), self.indices(split, count))
-
-    def indices(self, split: str, count: int | None = None) -> list[int]:
-        """Where those images stand in the whole split."""
-        total: int = len(self.dataset(split))  # type: ignore[arg-type]  # torch's Dataset declares no length
-        count = min(self.images[split] if count is None else count, total)
-        return [i * total // count for i in range(count)]
-
-    def batches(self, split: str, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same in batches (B x 3 x H x W, B x H x W), under a progress bar."""
-        loader = DataLoader(self.data(split, count), self.batch)
-        # tqdm's notebook bar does not heed TQDM_DISABLE by itself
-        yield from tqdm(loader, desc=f"{self.name} {split}", leave=False, disable="TQDM_DISABLE" in os.environ)
-
-    def scene(self, index: int, split: str = "test") -> tuple[Tensor, Tensor]:
-        """One image (1 x 3 x H x W) and its labels (1 x H x W)."""
-        image, labels = self.dataset(split)[index]
-        return image[None], labels[None]
-
-    def weights(self, name: str, seed: int = 0) -> str:
-        """The name under which a network's or refiner's weights are stored.  Raises ValueError for an unknown name."""
-        if name in self.refiners:
-            return f"{self.name}/{name}-seed{seed}"
-        if name not in self.networks:
-            raise ValueError(f"network: got {name!r}, expected one of {', '.join(self.networks)}")
-        return f"{self.name}/{self.networks[name].store}-seed{seed}"
-
-    def network(self, name: str, seed: int = 0) -> nn.Module:
-        """A trained network or refiner in evaluation mode."""
-        state = weights.load(self.weights(name, seed))
-        plan: Network | Refiner = self.refiners[name] if name in self.refiners else self.networks[name]
-        network = plan.build(len(self.classes))
-        network.load_state_dict(state)
-        return network.eval()
-
-    def tuned(self, name: str, seed: int = 0) -> dict[str, Any]:
-        """What validation images chose for a network: its `epsilon`, `crf`, and the scores they were chosen by."""
-        return dict(weights.info(self.weights(name, seed))["networks"][name])
-
-    def epsilon(self, name: str, seed: int = 0) -> float:
-        """The network's epsilon, in image units of [0, 1], chosen on validation images."""
-        return float(self.tuned(name, seed)["epsilon"])
+from gpcore.study import POOLS, Network, Recipe, Refiner, Study
 
 
 def _fcns(build: Callable[..., nn.Module], recipe: Recipe, start: str = "") -> dict[str, Network]:
@@ -172,7 +34,27 @@ def _crfs(positions: tuple[float, ...], colours: tuple[float, ...]) -> tuple[dic
     )
 
 
+def _context(network: str, **learning: Any) -> dict[str, Refiner]:
+    """The context module, which is put on once; a quarter of the epochs will do, since it starts as the identity."""
+    recipe = dataclasses.replace(learning["recipe"], epochs=learning["recipe"].epochs // 4)
+    once: dict[str, Any] = {**learning, "recipe": recipe, "epsilons": (1.0,), "steps": 1}
+    return {f"{network}-context": Refiner(network, None, networks.ContextModule, **once)}
+
+
+def _daes(
+    network: str, at: str, build: Callable[[int], nn.Module], sigmas: tuple[float, ...], **learning: Any
+) -> dict[str, Refiner]:
+    """DAEs on one network in both scenarios, DAE(y) and DAE(ytrue), each with every noise."""
+    return {
+        f"{network}-dae-{source}-{sigma}": Refiner(network, at, build, sigma=sigma, truth=source == "truth", **learning)
+        for source in ("y", "truth")
+        for sigma in sigmas
+    }
+
+
 _DIGITS = Recipe(epochs=10, samples=2000, batch=16, rate=3e-3)
+_DAE = functools.partial(denoise.DAE, widths=(16, 32, 48, 64, 96, 96), skips=True)
+_DENOISING: dict[str, Any] = {"recipe": dataclasses.replace(_DIGITS, epochs=20, crop=64), "images": 2000}
 DIGITS = Study(
     name="digits",
     classes=digits.CLASSES,
@@ -193,12 +75,31 @@ DIGITS = Study(
             dataclasses.replace(_DIGITS, epochs=2, rate=1e-2, start_rate=3e-4),
             start="fcn",
         ),
+        "densenet": Network(networks.fc_densenet_small, "densenet", dataclasses.replace(_DIGITS, epochs=5)),
     },
     epsilons=(0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008),
     photographs=True,
     crfs=_crfs((10, 30), (15, 45)),
     seeds={"fcn32s": 3, "fcn16s": 3, "fcn8s": 3},
     few=12,
+    refiners={
+        **_context("fcn8s", **_DENOISING),
+        **_daes("fcn8s", "pool4", functools.partial(_DAE, features=128), (0.1,), **_DENOISING),
+        **_context("densenet", **_DENOISING),
+        **_daes("densenet", "down4", functools.partial(_DAE, features=136), (0.1, 0.5), **_DENOISING),
+        **{
+            f"densenet-dae-y-0.1-{name}": Refiner(
+                "densenet",
+                "down4",
+                functools.partial(_DAE, features=136, **off),
+                sigma=0.1,
+                **_DENOISING,
+                epsilons=(0.1, 0.5, 1.0),
+                steps=10,
+            )
+            for name, off in (("skipless", {"skips": False}), ("upsampled", {"switches": False}))
+        },
+    },
 )
 SCENES = dataclasses.replace(
     DIGITS,

@@ -13,7 +13,8 @@ from gpcore.datasets.corruptions import corrupt
 from gpcore.experiments import count_pixels
 from gpcore.mechanism import islands
 from gpcore.perturb import guide
-from gpcore.studies import Study, study
+from gpcore.studies import study
+from gpcore.study import Study
 
 
 class Setting(NamedTuple):

@@ -20,18 +20,19 @@ from tqdm.auto import tqdm
 from gpcore import denoise, paths, refinement, tuning, weights
 from gpcore.crf import CRFRNN
 from gpcore.networks import load_imagenet_vgg16
-from gpcore.studies import STUDIES, Data, Recipe, Study, study
+from gpcore.studies import STUDIES, study
+from gpcore.study import Data, Recipe, Study
 
 Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
 
 
-def class_weights(recipe: Recipe) -> Tensor | None:
+def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
     """Class weights of mean 1 over pixels, or None when the loss is plain."""
     if not recipe.balance:
         return None
     frequency = torch.tensor(recipe.frequencies) / sum(recipe.frequencies)
     weight = frequency**-recipe.balance
-    return weight / (frequency * weight).sum()
+    return (weight / (frequency * weight).sum()).to(device)
 
 
 def segmentation_loss(outputs: list[Tensor], labels: Tensor, weight: Tensor | None, void: int) -> Tensor:
@@ -133,8 +134,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     started = start(network, planned.start, chosen, seed)
     name = chosen.weights(sharing[-1], seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
-    weight = class_weights(planned.recipe)
-    weight = None if weight is None else weight.to(device)
+    weight = class_weights(planned.recipe, device)
     trained, history = fit(
         network,
         lambda: batches(chosen.dataset("train"), planned.recipe),
@@ -156,12 +156,12 @@ def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") 
     refiner, classes = chosen.refiners[name], len(chosen.classes)
     torch.manual_seed(seed)
     module = refiner.build(classes)
-    kept = candidates(chosen, name)
+    kept, weight = candidates(chosen, name), class_weights(refiner.recipe, device)
 
     def objective(y: Tensor, h: Tensor, labels: Tensor) -> Tensor:
         given = denoise.one_hot(labels, classes, chosen.void) if refiner.truth else y
         logits = module(given + refiner.sigma * torch.randn_like(given), h)
-        return denoise.reconstruction_loss(logits, labels, chosen.void)
+        return denoise.reconstruction_loss(logits, labels, chosen.void, weight)
 
     stored = chosen.weights(name, seed)
     trained, history = fit(
@@ -174,6 +174,7 @@ def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") 
         device=device,
     )
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(refiner.recipe), "loss": history}
+    info["refiner"] = {field: getattr(refiner, field) for field in ("network", "at", "images", "sigma", "truth")}
     weights.save(stored, trained.cpu().state_dict(), info, half=True)
     weights.update(stored, networks={name: refinement.tune(chosen, name)})
 

@@ -8,7 +8,7 @@ import torch
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore import experiments, metrics, neighbours
-from gpcore.studies import Study
+from gpcore.study import Study
 
 LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gpcore.networks import fcn_small
-from gpcore.studies import DIGITS, Study
+from gpcore.studies import DIGITS
+from gpcore.study import Study
 
 EPSILON = 0.02
 CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}

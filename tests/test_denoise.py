@@ -69,6 +69,27 @@ def test_dae_refuses_what_does_not_fit():
         small()(pair()[0], torch.zeros(2, 5, 24, 20))
     with pytest.raises(ValueError, match="join: got 6, expected a level from 1 to 5"):
         DAE(3, 5, join=6)
+    with pytest.raises(ValueError, match="identity: got skips True and width 2, expected skips and 3 channels"):
+        DAE(3, 5, widths=(2, 4, 4), join=1, skips=True, identity=8)
+
+
+def test_dae_that_starts_as_the_identity():
+    """Where h is silent r(y) is the softmax of 8 y, but for what comes from below at a tenth of its usual size."""
+    torch.manual_seed(0)
+    y, h = (9 * torch.rand(2, 3, 24, 20)).softmax(1), torch.zeros(2, 5, 6, 5)
+    options = {"widths": (8, 8, 8, 8), "join": 2, "skips": True}
+    started, plain = DAE(3, 5, **options, identity=8.0)(y, h), DAE(3, 5, **options)(y, h)
+    assert (started - 8 * y).abs().mean() < 0.1 * (plain - 8 * y).abs().mean()
+    assert torch.corrcoef(torch.stack([started.flatten(), y.flatten()]))[0, 1] > 0.95
+
+
+def test_dae_divides_the_features_by_their_scale():
+    torch.manual_seed(0)
+    y, h = pair()
+    dae = small()
+    before = dae(y, h)
+    dae.scale = 4.0
+    assert torch.equal(dae(y, 4 * h), before)
 
 
 def test_loss_by_hand():
@@ -78,6 +99,10 @@ def test_loss_by_hand():
     entropy = -(torch.tensor(0.5).log() + torch.tensor(0.4).log()) / 2
     squares = ((0.5**2 + 0.25**2 + 0.25**2) / 3 + (0.2**2 + 0.6**2 + 0.4**2) / 3) / 2
     assert denoise.reconstruction_loss(y.log(), labels, 255).item() == pytest.approx(entropy.item() + squares)
+    entropy = -(torch.tensor(0.5).log() + 3 * torch.tensor(0.4).log()) / 4
+    squares = ((0.5**2 + 0.25**2 + 0.25**2) / 3 + 3 * (0.2**2 + 0.6**2 + 0.4**2) / 3) / 4
+    weighted = denoise.reconstruction_loss(y.log(), labels, 255, torch.tensor([1.0, 3.0, 9.0]))
+    assert weighted.item() == pytest.approx(entropy.item() + squares)
     assert denoise.one_hot(labels, 3, 255)[0, :, 0].T.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
 
 

@@ -9,7 +9,8 @@ from gpcore.adapt import Tent, augmented
 from gpcore.crf import dense_crf
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
-from gpcore.studies import DIGITS, Study
+from gpcore.studies import DIGITS
+from gpcore.study import Study
 
 CRF, EPSILON = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}, 0.02  # of the fixture
 

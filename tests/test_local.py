@@ -9,7 +9,8 @@ from torch import nn
 from gpcore import guide, local, loupe, plots
 from gpcore.local import Place
 from gpcore.networks import fcn_small
-from gpcore.studies import DIGITS, Study
+from gpcore.studies import DIGITS
+from gpcore.study import Study
 
 EPSILON = 0.05
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from gpcore import neighbours, paths, studies, tables, weights
 from gpcore.perturb import guide
+from gpcore.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +153,8 @@ def test_index_tells_what_was_chosen():
 
 
 def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatch):
-    monkeypatch.setattr(studies.Study, "network", lambda self, name, seed=0: network)
-    monkeypatch.setattr(studies.Study, "tuned", lambda self, name, seed=0: {"epsilon": 0.1})
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": 0.1})
     pictures = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = neighbours.shares(torch.arange(4)[:, None].expand(4, 3), 5)
     truth = torch.arange(4)

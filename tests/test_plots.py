@@ -124,11 +124,3 @@ def test_score_field_draws_both_fields_and_every_path_to_its_end():
     assert arrows[0].scale == arrows[1].scale
     assert climbed.lines[1].get_xdata().tolist() == [1, 3]
     assert climbed.lines[2].get_xdata().tolist() == [2, 3]  # the ends
-
-
-def test_region_bars_carry_their_numbers():
-    totals = pd.DataFrame({"absent": [9, 9], "recovered": [2, 5], "lost": [1, 3]}, index=pd.Index(["+CRF", "+DAE"]))
-    (axes,) = plots.regions(totals.rename_axis("method")).axes
-    heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
-    assert heights == [[2, 5], [1, 3]]
-    assert axes.get_ylabel() == "regions, of 9 absent before"

@@ -1,12 +1,14 @@
 import dataclasses
+import json
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from gpcore import denoise, experiments, metrics, refinement
-from gpcore.studies import DIGITS, Refiner, Study
+from gpcore import denoise, experiments, metrics, refinement, weights
+from gpcore.studies import DIGITS, STUDIES
+from gpcore.study import Refiner, Study
 
 TUNED = {"epsilon": 0.5, "steps": 3, "miou": 60.0, "val": 50.0}
 
@@ -55,7 +57,7 @@ def test_tuning_takes_the_first_of_the_best_steps(refining, monkeypatch):
         return found.view(2, 4, 1, 2, 2)
 
     monkeypatch.setattr(refinement, "inference_counts", counts)
-    refiner = Refiner("fcn8s", "pool4", None, None, 2, epsilons=(0.1, 0.5), steps=3)
+    refiner = Refiner("fcn8s", "pool4", None, None, 2, epsilons=(0.1, 0.5), steps=3, val=2)
     tuned = refinement.tune(dataclasses.replace(refining, refiners={"dae": refiner}), "dae")
     best = round(100 * (0.8 + 10 / 12) / 2, 4)
     assert tuned["val"] == round(100 * (0.5 + 10 / 15) / 2, 4)
@@ -81,10 +83,12 @@ def test_a_refined_prediction_is_the_last_of_its_trajectory(refining):
 
 
 def test_methods_of_table_1(refining):
-    assert [*refinement.methods(refining, "fcn8s")] == [
-        "network alone", "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)",
-    ]  # fmt: skip
-    two = {name: refinement.methods(refining, "fcn8s")[name] for name in ("network alone", "+CRF")}
+    every = refinement.methods(refining, "fcn8s")
+    assert {*every} == {"network alone", "+CRF", "+CRF-RNN", *refining.refiners}
+    rows = refinement.table_one(refining, "fcn8s", {name: name for name in every})
+    assert [*rows] == ["network alone", "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"]
+    assert (rows["+DAE(ytrue)"], rows["+context module"]) == ("fcn8s-dae-truth-0.1", "fcn8s-context")
+    two = {name: every[name] for name in ("network alone", "+CRF")}
     counts = experiments.answer_counts(refining, two, "test")
     expected = experiments.crf_counts(refining, "fcn8s", "test")
     assert torch.equal(counts["network alone"], expected[0])
@@ -128,7 +132,7 @@ def test_regions_by_hand():
 
 
 def test_region_rows_name_image_and_method(refining):
-    three = refinement.methods(refining, "fcn8s")
+    three = refinement.table_one(refining, "fcn8s", refinement.methods(refining, "fcn8s"))
     rows = refinement.region_rows(refining, {n: three[n] for n in ("network alone", "+CRF", "+DAE(y)")}, "test")
     assert rows.groupby("method").size().to_dict() == {"+CRF": 4, "+DAE(y)": 4}
     assert rows["image"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -137,10 +141,10 @@ def test_region_rows_name_image_and_method(refining):
 
 
 def test_panels_show_the_truth_only_where_it_is_ours(refining):
-    every = refinement.methods(refining, "fcn8s")
+    every = refinement.table_one(refining, "fcn8s", refinement.methods(refining, "fcn8s"))
     chosen = {n: every[n] for n in ("network alone", "+DAE(y)")}
     ((first, second),) = ([[p.title for p in row] for row in refinement.panels(refining, chosen, [0, 1])],)
-    assert first == ["truth", "network alone", "+DAE(y)", "what DAE(y) changes"]
+    assert first == ["truth", "network alone", "+DAE(y)", "changes"]
     assert second == [""] * 4
     hidden = dataclasses.replace(refining, photographs=False)
     assert [p.title for p in refinement.panels(hidden, chosen, [0])[0]] == first[1:]
@@ -154,7 +158,8 @@ def test_more_recovered_is_counted_per_hundred_images():
 
 
 def test_iterations_of_every_curve_start_at_the_network_alone(refining):
-    rows = refinement.iteration_rows(refining, "fcn8s", "test", 2)
+    refiners = {n: dataclasses.replace(r, epsilons=(1.0,), steps=1) for n, r in refining.refiners.items()}
+    rows = refinement.iteration_rows(dataclasses.replace(refining, refiners=refiners), "fcn8s", "test", 2)
     sizes = [f"ε {epsilon:g}" for epsilon in denoise.EPSILONS]
     assert rows["label"].unique().tolist() == [*sizes, "CRF"]
     assert rows[rows["iteration"] == 0]["miou"].nunique() == 1
@@ -169,3 +174,23 @@ def test_maxima_are_the_first_of_the_highest():
     found = refinement.maxima(rows)
     assert found["iteration"].to_dict() == {"a": 1, "b": 0}
     assert found["miou"].to_dict() == {"a": 7, "b": 9}
+
+
+@pytest.mark.parametrize("name", DIGITS.refiners)
+def test_committed_refiners_score_as_recorded(name):
+    """On the validation mosaics that chose its step size and steps, with these, within print precision."""
+    refiner, tuned = DIGITS.refiners[name], DIGITS.tuned(name)
+    (counts,) = refinement.inference_counts(DIGITS, name, "val", [tuned["epsilon"]], tuned["steps"], refiner.val)
+    scores = 100 * metrics.miou(counts.sum(1))
+    assert scores[0].item() == pytest.approx(tuned["val"], abs=0.05)
+    assert scores[-1].item() == pytest.approx(tuned["miou"], abs=0.05)
+    assert tuned["miou"] == max(row["miou"] for row in tuned["sweep"])
+
+
+def test_every_refiner_was_trained_by_its_recipe():
+    for study in STUDIES.values():
+        for name, refiner in study.refiners.items():
+            entry = weights.info(study.weights(name))
+            assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(refiner.recipe)))
+            for field in ("network", "at", "images", "sigma", "truth"):
+                assert entry["refiner"][field] == getattr(refiner, field)

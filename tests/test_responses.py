@@ -6,7 +6,8 @@ import torch
 from gpcore import responses
 from gpcore.networks import fcn_small
 from gpcore.perturb import guide
-from gpcore.studies import DIGITS, POOLS, Study
+from gpcore.studies import DIGITS
+from gpcore.study import POOLS, Study
 
 
 def test_rows_are_relative_changes_of_what_hooks_see(monkeypatch):

@@ -6,7 +6,8 @@ import torch
 
 from gpcore import denoise, experiments, metrics, studies, training, weights
 from gpcore.networks import fcn_small
-from gpcore.studies import DIGITS, Recipe
+from gpcore.studies import DIGITS
+from gpcore.study import Recipe, Refiner
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 
@@ -92,7 +93,7 @@ def test_crops_of_predictions_features_and_labels_lie_above_each_other():
 
 def test_candidates_are_predictions_their_features_and_labels_then_the_mirrored_ones(study):
     recipe = dataclasses.replace(RECIPE, mirror=True)
-    refiner = studies.Refiner("fcn8s", "pool4", lambda classes: None, recipe, 2)
+    refiner = Refiner("fcn8s", "pool4", lambda classes: None, recipe, 2)
     kept = training.candidates(dataclasses.replace(study, refiners={"dae": refiner}), "dae")
     assert len(kept) == 4
     (images, labels), network = next(study.batches("train", 2)), study.network("fcn8s")
