@@ -110,6 +110,7 @@ SCENES = dataclasses.replace(
     networks={"fcn8s": Network(networks.fcn_small, "fcn", dataclasses.replace(_DIGITS, epochs=8))},
     crfs=(),
     seeds={},
+    refiners={},
 )
 STAGES = dataclasses.replace(
     SCENES,
