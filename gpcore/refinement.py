@@ -6,21 +6,18 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from gpcore import cost, denoise, metrics
+from gpcore.cost import ALONE
 from gpcore.experiments import Answer, answer_counts, count_pixels, iteration_counts, with_crf
 from gpcore.figures import Panel, change_map
 from gpcore.perturb import guide
 from gpcore.study import Study
 
 T = TypeVar("T")
-Candidate = Callable[[Tensor, str | None], tuple[Tensor, Tensor]]  # from images and the name of h's module to y and h
-ALONE = "network alone"
+Seen = Callable[[Tensor, str | None], tuple[Tensor, Tensor]]  # from images and the name of h's module to y and h
 CRF, CONTEXT, CRF_RNN, DAE_TRUTH, DAE_Y = "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"
-MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
-REGION = 50  # pixels that such a region has at least
 
 
 def inference_counts(
@@ -72,7 +69,7 @@ def best_dae(study: Study, network: str, source: str) -> str:
     return max(names, key=lambda name: study.tuned(name)["miou"])
 
 
-def refined(study: Study, name: str, seen: Candidate | None = None) -> Answer:
+def refined(study: Study, name: str, seen: Seen | None = None) -> Answer:
     """What a refiner with its own step size and steps makes of images, from its network's `seen`(images, at)."""
     refiner, tuned, module = study.refiners[name], study.tuned(name), study.network(name)
     seen = seen or functools.partial(denoise.candidate, study.network(refiner.network))
@@ -89,6 +86,7 @@ def methods(study: Study, network: str) -> dict[str, Answer]:
     """Ways to refine one network's prediction: the CRF, CRF-RNN where the study has one on that network, and every
     refiner under its own name. They share the passes of the network through the images that they are asked for last."""
     crf = study.tuned(network)["crf"]
+    # tensors are told apart by identity, so that a hit is the same batch and not an equal one
     seen = functools.lru_cache(maxsize=3)(functools.partial(denoise.candidate, study.network(network)))
     every: dict[str, Answer] = {
         ALONE: lambda x: seen(x, None)[0],
@@ -196,43 +194,6 @@ def cost_rows(study: Study, network: str, split: str, steps: int, count: int | N
             spent = first + (step - 1) * each if step else 1.0
             rows.append((method, step, spent, *metrics.gain(found[0], after)))
     return pd.DataFrame(rows, columns=["method", "steps", "cost", "gain", "low", "high"])
-
-
-def regions(before: Tensor, after: Tensor, truth: Tensor, void: int) -> dict[str, int]:
-    """Of the 4-connected true regions of an image (H x W) with at least REGION pixels: how many are `absent` before
-    (less than a tenth right), how many of these `recovered` after (at least half right), and how many are `lost`, at
-    least half right before and less than a tenth after."""
-    found = {"absent": 0, "recovered": 0, "lost": 0}
-    for value in truth[truth != void].unique().tolist():
-        labelled, count = ndimage.label((truth == value).numpy())
-        for region in range(1, count + 1):
-            mask = torch.from_numpy(labelled == region)
-            if mask.sum() >= REGION:
-                was, now = ((p[mask] == value).double().mean().item() for p in (before, after))
-                found["absent"] += was < MISSED
-                found["recovered"] += was < MISSED and now >= FOUND
-                found["lost"] += was >= FOUND and now < MISSED
-    return found
-
-
-def region_rows(study: Study, methods: Mapping[str, Answer], split: str, count: int | None = None) -> pd.DataFrame:
-    """`regions` of every image under each of some methods, the first being what is before: rows image, method, ..."""
-    rows, image = [], 0
-    for x, labels in study.batches(split, count):
-        with torch.no_grad():
-            answers = {name: answer(x).argmax(1) for name, answer in methods.items()}
-        before, *_ = answers.values()
-        for i, truth in enumerate(labels):
-            for name, after in list(answers.items())[1:]:
-                rows.append({"image": image, "method": name, **regions(before[i], after[i], truth, study.void)})
-            image += 1
-    return pd.DataFrame(rows)
-
-
-def more_recovered(rows: pd.DataFrame, method: str, other: str) -> metrics.Interval:
-    """Regions per 100 images that one method recovers beyond another's, from `region_rows`."""
-    each = rows.pivot(index="image", columns="method", values="recovered")
-    return metrics.bootstrap(torch.mean, 100 * torch.tensor((each[method] - each[other]).to_numpy()).double())
 
 
 def panels(study: Study, methods: Mapping[str, Answer], scenes: Sequence[int]) -> list[list[Panel]]:

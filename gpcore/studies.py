@@ -135,6 +135,21 @@ _CAMVID = Recipe(
     crop=224,
     scale=(0.6, 1.5),
 )
+# many small steps from the identity, and h four pixels apart: with longer ones the DAE never comes to look at h
+_CAMVID_DAE = functools.partial(
+    denoise.DAE, features=128, widths=(16, 32, 64, 96, 128, 128), join=2, skips=True, scale=3.3, identity=8
+)
+_CAMVID_DENOISING = dataclasses.replace(
+    _CAMVID,
+    epochs=16,
+    samples=734,
+    rate=2e-3,
+    start_rate=None,
+    frozen=(),
+    crop=128,
+    scale=(1.0, 1.0),
+    mirror=True,
+)
 # other heads on FCN-8s' trunk, which stays as it is: minutes of training, and a few MB of weights of their own
 _HEADS = dataclasses.replace(_CAMVID, epochs=4, frozen=("conv",))
 CAMVID = Study(
@@ -160,6 +175,19 @@ CAMVID = Study(
     photographs=False,
     crfs=_crfs((40, 80), (5, 13)),
     few=6,
+    refiners={
+        "fcn8s-dae-y-0.1-pool2-upsampled": Refiner(
+            "fcn8s",
+            "pool2",
+            functools.partial(_CAMVID_DAE, switches=False),
+            _CAMVID_DENOISING,
+            images=367,
+            sigma=0.1,
+            epsilons=(0.5, 1.0),
+            steps=5,
+            val=101,
+        ),
+    },
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpcore import denoise, experiments, metrics, refinement, weights
+from gpcore import denoise, experiments, metrics, refinement, regions, weights
 from gpcore.studies import DIGITS, STUDIES
 from gpcore.study import Refiner, Study
 
@@ -116,24 +116,9 @@ def test_cost_starts_at_one_pass_and_grows_by_equal_steps(refining):
     assert gp[2] - gp[1] == pytest.approx(gp[1] - 1, rel=0.2)
 
 
-def test_regions_by_hand():
-    """Class 1: one region is found again, one stays absent, one is too small; class 0 is lost."""
-    truth = torch.zeros(30, 40, dtype=torch.long)
-    truth[:10, :10] = truth[20:, :10] = 1  # 100 pixels each
-    truth[:7, 30:37] = 1  # 49 pixels
-    before = torch.zeros_like(truth)
-    before[20, :9] = 1  # 9 of 100 right: absent
-    after = torch.ones_like(truth)
-    after[20:, :10] = 0
-    after[24:, :8] = 1  # 48 of 100
-    assert refinement.regions(before, after, truth, 255) == {"absent": 2, "recovered": 1, "lost": 1}
-    truth[:10, :10] = 255
-    assert refinement.regions(before, after, truth, 255) == {"absent": 1, "recovered": 0, "lost": 1}
-
-
 def test_region_rows_name_image_and_method(refining):
     three = refinement.table_one(refining, "fcn8s", refinement.methods(refining, "fcn8s"))
-    rows = refinement.region_rows(refining, {n: three[n] for n in ("network alone", "+CRF", "+DAE(y)")}, "test")
+    rows = regions.rows(refining, {n: three[n] for n in ("network alone", "+CRF", "+DAE(y)")}, "test")
     assert rows.groupby("method").size().to_dict() == {"+CRF": 4, "+DAE(y)": 4}
     assert rows["image"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     pairs = rows.pivot(index="image", columns="method", values="absent")
@@ -148,13 +133,6 @@ def test_panels_show_the_truth_only_where_it_is_ours(refining):
     assert second == [""] * 4
     hidden = dataclasses.replace(refining, photographs=False)
     assert [p.title for p in refinement.panels(hidden, chosen, [0])[0]] == first[1:]
-
-
-def test_more_recovered_is_counted_per_hundred_images():
-    rows = pd.DataFrame({"image": [0, 0, 1, 1], "method": ["a", "b"] * 2, "recovered": [2, 0, 1, 2]})
-    found = refinement.more_recovered(rows, "a", "b")
-    assert found.value == pytest.approx(50)  # two more in the first image, one fewer in the second
-    assert (found.low, found.high) == (-100, 200)
 
 
 def test_iterations_of_every_curve_start_at_the_network_alone(refining):
