@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gpcore.cut import untouched
-from gpcore.perturb import _logits
+from gpcore.perturb import logits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> 
     size: Sequence[int] = ()
     with untouched(model), torch.no_grad():
         for view in views:
-            logits = _logits(model(view.apply(images).clone()))  # it may work in place
+            logits = logits_of(model(view.apply(images).clone()))  # it may work in place
             size = size or logits.shape[2:]
             if furthest and size and size != images.shape[-2:]:
                 raise ValueError(f"views: a shift expects logits of the images' size, got {[*size]}")
@@ -115,7 +115,7 @@ class Tent(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.set_grad_enabled(self.rate > 0):
-            logits = _logits(self.model(images.detach().clone()))
+            logits = logits_of(self.model(images.detach().clone()))
             if self.rate > 0:
                 log_y = logits.log_softmax(1)
                 self.optimizer.zero_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpcore.cut import cut, untouched
-from gpcore.perturb import _logits
+from gpcore.perturb import logits_of
 
 EPSILONS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.5, 1.0)  # the paper's step sizes, and its most steps
 STEPS = 50
@@ -172,7 +172,7 @@ def candidate(model: nn.Module, images: Tensor, at: str | None) -> tuple[Tensor,
     with untouched(model):
         h, rest, _ = cut(model, images, at)
         with torch.no_grad():
-            return _logits(rest(h)).softmax(1), h
+            return logits_of(rest(h)).softmax(1), h
 
 
 def given(dae: nn.Module, h: Tensor) -> Callable[[Tensor], Tensor]:

@@ -76,17 +76,17 @@ def guide(
         place, rest, repeated = cut(model, images, at)
         trajectory = []
         for step in range(steps):
-            logits, backward = _differentiable(rest, place)
+            logits, backward = differentiable(rest, place)
             trajectory.append(logits)
             if step == 0 or renew:
                 target = pseudo_labels(logits, labels, void=void, seed=seed)
             gradient = backward(_weighted(logit_signal(logits, target, signal), logits, weight), at)
-            place = place + epsilon * _direction(gradient, direction)
+            place = place + epsilon * normalise(gradient, direction)
             if bounds is not None:
                 place = place.clamp(*bounds)
         with torch.no_grad():
             output = rest(place)
-        return Guided((*trajectory, _logits(output)), place, gradient, output, repeated)
+        return Guided((*trajectory, logits_of(output)), place, gradient, output, repeated)
 
 
 def sweep(
@@ -108,15 +108,15 @@ def sweep(
     _check(images, epsilons, signal, direction, at, bounds)
     with untouched(model):
         place, rest, _ = cut(model, images, at)
-        before, backward = _differentiable(rest, place)
+        before, backward = differentiable(rest, place)
         target = pseudo_labels(before, labels, void=void, seed=seed)
         gradient = backward(_weighted(logit_signal(before, target, signal), before, weight), at)
-        towards = _direction(gradient, direction)
+        towards = normalise(gradient, direction)
         del backward
     for epsilon in epsilons:
         moved = place + epsilon * towards
         with untouched(model), torch.no_grad():
-            logits = _logits(rest(moved if bounds is None else moved.clamp(*bounds)))
+            logits = logits_of(rest(moved if bounds is None else moved.clamp(*bounds)))
         yield epsilon, logits
 
 
@@ -175,11 +175,15 @@ def pseudo_labels(
     if labels == "uniform":
         return torch.full_like(logits, 1 / classes)
     if labels in ("random", "random-image"):
-        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        generator = as_generator(seed)
         shape = size[1:] if labels == "random" else [1] * (len(size) - 1)
         drawn = [torch.randint(classes, shape, generator=generator, device=generator.device) for _ in range(size[0])]
         return _onehot(torch.stack(drawn).to(logits.device).expand(size), classes, logits)
     raise ValueError(f"labels: got {labels!r}, expected a tensor or one of {', '.join(LABELS)}")
+
+
+def as_generator(seed: int | torch.Generator) -> torch.Generator:
+    return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
 
 
 def logit_signal(logits: Tensor, target: Tensor, signal: str = "ce") -> Tensor:
@@ -211,7 +215,11 @@ def _onehot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
     return nn.functional.one_hot(labels, classes).movedim(-1, 1).to(like)
 
 
-def _direction(gradient: Tensor, direction: str) -> Tensor:
+def normalise(gradient: Tensor, direction: str) -> Tensor:
+    """A gradient's direction, image by image: its "sign", or itself over its largest value "linf" or its norm "l2".
+
+    A gradient of zeros stays zero.
+    """
     if direction == "sign":
         return gradient.sign()
     shape = (-1, *[1] * (gradient.dim() - 1))
@@ -224,7 +232,8 @@ def _direction(gradient: Tensor, direction: str) -> Tensor:
     return unit / norm.clamp_min(1)
 
 
-def _logits(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
+    """The logits of a model's output, or of its entry "out", in single precision or better."""
     logits = output.get("out") if isinstance(output, Mapping) else output
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() not in (2, 4):
         found = f"shape {[*logits.shape]}, {logits.dtype}" if isinstance(logits, Tensor) else type(output).__name__
@@ -234,13 +243,17 @@ def _logits(output: Any) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[[Tensor, str | None], Tensor]]:
-    """Detached logits of `rest(place)` and the function that takes a signal at the logits back to `place`."""
-    leaf = place.detach().requires_grad_()
-    logits = _logits(rest(leaf))
+def differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
+    """Detached logits of `rest(place)` and the function that takes a signal at the logits back to `place`.
 
-    def backward(signal: Tensor, at: str | None) -> Tensor:
-        reached = logits.requires_grad and torch.autograd.grad(logits, leaf, signal, allow_unused=True)[0]
+    That function is backward(signal, at=None, *, again=False): `at` is named where the logits do not depend on `place`,
+    `again` keeps the graph for another signal.
+    """
+    leaf = place.detach().requires_grad_()
+    logits = logits_of(rest(leaf))
+
+    def backward(signal: Tensor, at: str | None = None, *, again: bool = False) -> Tensor:
+        reached = logits.requires_grad and torch.autograd.grad(logits, leaf, signal, again, allow_unused=True)[0]
         if not isinstance(reached, Tensor):
             raise ValueError(
                 f"at: the output does not depend on {at!r}" if at else "model: its output ignores the images"
@@ -248,6 +261,15 @@ def _differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[[Tensor
         return reached
 
     return logits.detach(), backward
+
+
+def check_images(images: Tensor) -> None:
+    """Raises ValueError unless these are finite floats B x C x H x W."""
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
+        found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images: got {found}, expected floats B x C x H x W")
+    if not images.isfinite().all():
+        raise ValueError("images: got NaN or infinite values, expected finite ones")
 
 
 def _check(
@@ -261,11 +283,7 @@ def _check(
     for epsilon in epsilons:
         if not math.isfinite(epsilon):
             raise ValueError(f"epsilon: got {epsilon}, expected a finite number")
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
-        found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {found}, expected floats B x C x H x W")
-    if not images.isfinite().all():
-        raise ValueError("images: got NaN or infinite values, expected finite ones")
+    check_images(images)
     if signal not in SIGNALS:
         raise ValueError(f"signal: got {signal!r}, expected one of {', '.join(SIGNALS)}")
     if direction not in DIRECTIONS:

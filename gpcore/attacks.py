@@ -1,0 +1,190 @@
+"""Adversarial attacks of bounded size on classifiers and segmentation networks: FGSM, BIM and PGD.
+
+All three are settings of one loop, `projected_gradient`, into which any other objective can be put; whoever puts in
+one that runs a model does so under `untouched`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gpcore.cut import Rest, cut, untouched
+from gpcore.perturb import as_generator, check_images, differentiable, logit_signal, normalise, pseudo_labels
+
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]  # of B x C x H x W images: a loss of each, B, and its gradient
+Bounds = tuple[float, float] | None  # of the images' values
+
+NORMS = {"linf": "sign", "l2": "l2"}  # and the direction in which a step of that norm changes a loss most
+
+
+class Descent(NamedTuple):
+    """The last iterates and the losses before each step, steps x B; or the best iterates and one more row of losses."""
+
+    images: Tensor
+    losses: Tensor
+
+
+def cross_entropy(rest: Rest, labels: Tensor, *, void: int = 255) -> Objective:
+    """The objective CE = -l . log softmax(z), z = rest(x), summed over an image's pixels; void ones count nothing.
+
+    Labels are tensors that `pseudo_labels` takes: classes B [x h x w] or distributions B x K [x h x w].
+    """
+
+    def objective(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, backward = differentiable(rest, images)
+        target = pseudo_labels(logits, labels, void=void)
+        return -(target * logits.log_softmax(1)).flatten(1).sum(1), -backward(logit_signal(logits, target))
+
+    return objective
+
+
+def projected_gradient(
+    objective: Objective,
+    images: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    norm: str = "linf",
+    ascend: bool = False,
+    start: Tensor | None = None,
+    best: bool = False,
+    bounds: Bounds = (0.0, 1.0),
+) -> Descent:
+    """Lowers an objective near the images, or raises it: x <- clip(project(x - step_size * normalise(gradient))).
+
+    A step has length `step_size` in `norm`; project leads back to within epsilon (may be infinite) of the images; clip
+    keeps x within `bounds`. It begins at the images or at `start`; `best` returns each image's best iterate instead of
+    its last.  Raises ValueError, naming the argument that is off.
+    Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, section 2.1.
+    """
+    check(images, bounds, epsilon, norm)
+    expect("step_size", step_size, 0 <= step_size < math.inf, "a finite number, at least 0")
+    expect("steps", steps, steps >= 1, "at least 1")
+    images, sign = images.detach(), 1 if ascend else -1
+    x = images if start is None else start.detach()
+    expect("start", f"shape {[*x.shape]}", x.shape == images.shape, f"that of the images, {[*images.shape]}")
+    losses, kept, record = list[Tensor](), x, -math.inf * torch.ones(len(x), device=x.device)
+    for step in range(steps + best):
+        loss, gradient = objective(x)
+        losses.append(loss)
+        kept = torch.where(wide(sign * loss > record), x, kept)
+        record = record.fmax(sign * loss)  # what is no number is no record
+        if step < steps:
+            x = x + sign * step_size * normalise(gradient, NORMS[norm])
+            x = clip(images + project(x - images, epsilon, norm), bounds)
+    return Descent(kept if best else x, torch.stack(losses))
+
+
+def project(delta: Tensor, epsilon: float, norm: str) -> Tensor:
+    """What is nearest to each of the perturbations B x C x H x W and has a `norm` of at most epsilon."""
+    _check_norm(norm)
+    if norm == "linf":
+        return delta.clamp(-epsilon, epsilon)
+    return delta * (epsilon / norms(delta).clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
+
+
+def clip(x: Tensor, bounds: Bounds) -> Tensor:
+    return x if bounds is None else x.clamp(*bounds)
+
+
+def random_noise(images: Tensor, epsilon: float, norm: str, *, seed: int | torch.Generator = 0) -> Tensor:
+    """Noise of the images' shape, uniform in the ball of radius epsilon, drawn image by image."""
+    expect("epsilon", epsilon, 0 <= epsilon < math.inf, "a finite number, at least 0")
+    _check_norm(norm)
+    generator, size, noise = as_generator(seed), images[0].numel(), []
+    options: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float64}
+    for _ in images:
+        if norm == "linf":
+            noise.append(2 * torch.rand(size, **options) - 1)
+        else:  # all but two coordinates of a random point of a sphere are uniform in a ball
+            point = torch.randn(size + 2, **options)
+            noise.append((point / point.norm())[:size])
+    return epsilon * torch.stack(noise).view_as(images).to(images)
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    *,
+    steps: int = 40,
+    step_size: float | None = None,
+    norm: str = "linf",
+    targeted: bool = False,
+    random_start: bool = True,
+    bounds: Bounds = (0.0, 1.0),
+    void: int = 255,
+    seed: int | torch.Generator = 0,
+) -> Descent:
+    """Projected gradient descent: raises the CE to the labels; targeted, lowers the CE to the labels wanted.
+
+    B x C x H x W images, epsilon in their units. Steps are 2.5 epsilon / steps long unless `step_size` is given. It
+    starts at a random point of the ball or at the images. The model runs in its mode and is left as found.
+    Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, sections 2.1 and 5.
+    """
+    check(images, bounds, epsilon, norm)
+    with untouched(model):
+        images, rest, _ = cut(model, images, None)
+        return projected_gradient(
+            cross_entropy(rest, labels, void=void),
+            images,
+            epsilon=epsilon,
+            step_size=2.5 * epsilon / max(steps, 1) if step_size is None else step_size,
+            steps=steps,
+            norm=norm,
+            ascend=not targeted,
+            start=clip(images + random_noise(images, epsilon, norm, seed=seed), bounds) if random_start else None,
+            bounds=bounds,
+        )
+
+
+def bim(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, *, steps: int = 10, **options: Any
+) -> Descent:
+    """Basic iterative method or I-FGSM: `pgd`, whose options it takes, from the images themselves.
+
+    Source: Kurakin, Goodfellow, Bengio: Adversarial Examples in the Physical World, section 2.2.
+    """
+    return pgd(model, images, labels, epsilon, steps=steps, random_start=False, **options)
+
+
+def fgsm(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, **options: Any) -> Descent:
+    """Fast gradient sign method: x + epsilon * sign(g); in l2 x + epsilon * g / ||g||. Options are those of `pgd`.
+
+    Source: Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, section 4.
+    """
+    return pgd(model, images, labels, epsilon, steps=1, step_size=epsilon, random_start=False, **options)
+
+
+def wide(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def norms(delta: Tensor) -> Tensor:
+    return wide(torch.linalg.vector_norm(delta.flatten(1), dim=1))
+
+
+def expect(name: str, got: object, holds: object, expected: str) -> None:
+    """Raises ValueError unless what was expected of an argument holds."""
+    if not holds:
+        raise ValueError(f"{name}: got {got}, expected {expected}")
+
+
+def check(images: Tensor, bounds: Bounds, epsilon: float = 0.0, norm: str = "linf") -> None:
+    """Raises ValueError unless images lie within their bounds, epsilon is no less than 0 and the norm is known."""
+    check_images(images)
+    expect("epsilon", epsilon, epsilon >= 0, "at least 0")
+    _check_norm(norm)
+    if bounds is not None:
+        expect("bounds", bounds, bounds[0] < bounds[1], "(low, high) with low < high, or None")
+        low, high = (value.item() for value in images.aminmax())
+        expect("images", f"values {low:.4g} to {high:.4g}", bounds[0] <= low and high <= bounds[1], f"within {bounds}")
+
+
+def _check_norm(norm: str) -> None:
+    expect("norm", repr(norm), norm in NORMS, f"one of {', '.join(NORMS)}")
