@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gpcore.cut import untouched
-from gpcore.perturb import logits_of
+from gpcore.gradient import logits_of
 
 
 @dataclass(frozen=True, kw_only=True)

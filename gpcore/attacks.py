@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gpcore.cut import Rest, cut, untouched
-from gpcore.perturb import as_generator, check_images, differentiable, logit_signal, normalise, pseudo_labels
+from gpcore.gradient import as_generator, check_images, differentiable, logit_signal, normalise, pseudo_labels
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]  # of B x C x H x W images: a loss of each, B, and its gradient
 Bounds = tuple[float, float] | None  # of the images' values

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpcore.cut import cut, untouched
-from gpcore.perturb import logits_of
+from gpcore.gradient import logits_of
 
 EPSILONS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.5, 1.0)  # the paper's step sizes, and its most steps
 STEPS = 50

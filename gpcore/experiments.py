@@ -13,7 +13,8 @@ from gpcore.adapt import VIEWS, Tent, augmented
 from gpcore.crf import dense_crf
 from gpcore.datasets.corruptions import corrupt
 from gpcore.figures import Panel, change_map
-from gpcore.perturb import guide, logit_signal, pseudo_labels, sweep
+from gpcore.gradient import logit_signal, pseudo_labels
+from gpcore.perturb import guide, sweep
 from gpcore.study import Study
 
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from gpcore.attacks import Bounds, check, clip, cross_entropy, expect, norms, wide
 from gpcore.cut import Rest, cut, untouched
-from gpcore.perturb import differentiable, logits_of, normalise, pseudo_labels
+from gpcore.gradient import differentiable, logits_of, normalise, pseudo_labels
 
 BEYOND = 1e-4  # by which DeepFool steps over a border: where images are clipped it may else never get there
 LEAST_C = 1e-5  # to which L-BFGS finds its weight

@@ -5,18 +5,24 @@ Sankaranarayanan, Jain, Lim: Guided Perturbations: Self-Corrective Behavior in C
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gpcore.cut import Rest, cut, untouched
-
-LABELS = ("onehot", "top2", "uniform", "random", "random-image")
-SIGNALS = ("ce", "eq5", "entropy")
-DIRECTIONS = ("sign", "linf", "l2")
+from gpcore.cut import cut, untouched
+from gpcore.gradient import (
+    DIRECTIONS,
+    SIGNALS,
+    check_images,
+    differentiable,
+    logit_signal,
+    logits_of,
+    normalise,
+    pseudo_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -138,70 +144,6 @@ class GuidedPerturbation(nn.Module):
         return ", ".join(f"{name}={value}" for name, value in {"epsilon": self.epsilon, **self.options}.items())
 
 
-def pseudo_labels(
-    logits: Tensor, labels: str | Tensor = "onehot", *, void: int = 255, seed: int | torch.Generator = 0
-) -> Tensor:
-    """The label distribution l for B x K [x h x w] logits: same shape, sums to one over dim 1, all zero where void.
-
-    "onehot" is the predicted class, "top2" half each of the two best, "uniform" 1/K, "random" a class per pixel and
-    "random-image" one per image (drawn image by image, so a `torch.Generator` carries on through batches). An integer
-    label map (B [x h x w]) becomes one-hot; a distribution of the logits' shape is taken as it is.  Source: section 5.
-    """
-    classes, size = logits.shape[1], (logits.shape[0], *logits.shape[2:])
-    if isinstance(labels, Tensor):
-        if labels.is_floating_point():
-            if labels.shape != logits.shape:
-                raise ValueError(f"labels: got a distribution of shape {[*labels.shape]}, expected {[*logits.shape]}")
-            off = (labels.sum(1) - 1).abs().max().item()
-            if not off < 1e-3 or labels.min() < 0:
-                raise ValueError(
-                    f"labels: the distribution must be >= 0 and sum to one over dim 1, it is off by {off:.3g}"
-                )
-            return labels.to(logits)
-        if labels.dtype == torch.bool or labels.shape != size:
-            found = f"{labels.dtype} of shape {[*labels.shape]}"
-            raise ValueError(f"labels: got {found}, expected an integer map of shape {[*size]}")
-        labels = labels.to(logits.device, torch.int64)
-        known = labels != void
-        wrong = labels[known & ((labels < 0) | (labels >= classes))]
-        if len(wrong):
-            raise ValueError(f"labels: got class {wrong[0].item()}, expected 0 to {classes - 1} or void = {void}")
-        return _onehot(labels * known, classes, logits) * known.unsqueeze(1)
-    if labels == "onehot":
-        return _onehot(logits.argmax(1), classes, logits)
-    if labels == "top2":
-        first, second = logits.topk(2, 1).indices.unbind(1)
-        return (_onehot(first, classes, logits) + _onehot(second, classes, logits)) / 2
-    if labels == "uniform":
-        return torch.full_like(logits, 1 / classes)
-    if labels in ("random", "random-image"):
-        generator = as_generator(seed)
-        shape = size[1:] if labels == "random" else [1] * (len(size) - 1)
-        drawn = [torch.randint(classes, shape, generator=generator, device=generator.device) for _ in range(size[0])]
-        return _onehot(torch.stack(drawn).to(logits.device).expand(size), classes, logits)
-    raise ValueError(f"labels: got {labels!r}, expected a tensor or one of {', '.join(LABELS)}")
-
-
-def as_generator(seed: int | torch.Generator) -> torch.Generator:
-    return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-
-
-def logit_signal(logits: Tensor, target: Tensor, signal: str = "ce") -> Tensor:
-    """The signal at the logits for softmax output y and label distribution l: "ce" l - y, "eq5" (l . y)(l - y),
-    "entropy" y (log y + H), minus the gradient of y's entropy H whatever the label.
-
-    "ce" is minus the gradient of the cross-entropy; "eq5" weighs it per pixel, and is the gradient of the predicted
-    probability where l is one-hot (for other l it is the gradient of no function of y).  Zero where l is zero (void).
-    Source: appendix, eq. (4) and (5).
-    """
-    y = logits.softmax(1)
-    if signal == "entropy":
-        log_y = logits.log_softmax(1).clamp_min(torch.finfo(logits.dtype).min)  # 0 * -inf is NaN
-        return y * (log_y - (y * log_y).sum(1, keepdim=True)) * (target.sum(1, keepdim=True) > 0)
-    weight = (target * y).sum(1, keepdim=True) if signal == "eq5" else 1.0
-    return weight * (target - y) * (target.sum(1, keepdim=True) > 0)
-
-
 def _weighted(signal: Tensor, logits: Tensor, weight: Callable[[Tensor], Tensor] | None) -> Tensor:
     if weight is None:
         return signal
@@ -209,67 +151,6 @@ def _weighted(signal: Tensor, logits: Tensor, weight: Callable[[Tensor], Tensor]
     if [*factors.shape] != expected:
         raise ValueError(f"weight: gave factors of shape {[*factors.shape]}, expected {expected}")
     return signal * factors
-
-
-def _onehot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
-    return nn.functional.one_hot(labels, classes).movedim(-1, 1).to(like)
-
-
-def normalise(gradient: Tensor, direction: str) -> Tensor:
-    """A gradient's direction, image by image: its "sign", or itself over its largest value "linf" or its norm "l2".
-
-    A gradient of zeros stays zero.
-    """
-    if direction == "sign":
-        return gradient.sign()
-    shape = (-1, *[1] * (gradient.dim() - 1))
-    largest = gradient.flatten(1).abs().amax(1).view(shape)
-    unit = gradient / largest.where(largest > 0, 1)
-    if direction == "linf":
-        return unit
-    # of the rescaled, since tiny squares would vanish: at least 1, but 0 where the gradient is
-    norm: Tensor = torch.linalg.vector_norm(unit.flatten(1), dim=1).view(shape)
-    return unit / norm.clamp_min(1)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits of a model's output, or of its entry "out", in single precision or better."""
-    logits = output.get("out") if isinstance(output, Mapping) else output
-    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() not in (2, 4):
-        found = f"shape {[*logits.shape]}, {logits.dtype}" if isinstance(logits, Tensor) else type(output).__name__
-        raise ValueError(
-            f'model: its output is {found}, expected float logits B x K or B x K x h x w, or {{"out": logits}}'
-        )
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
-    """Detached logits of `rest(place)` and the function that takes a signal at the logits back to `place`.
-
-    That function is backward(signal, at=None, *, again=False): `at` is named where the logits do not depend on `place`,
-    `again` keeps the graph for another signal.
-    """
-    leaf = place.detach().requires_grad_()
-    logits = logits_of(rest(leaf))
-
-    def backward(signal: Tensor, at: str | None = None, *, again: bool = False) -> Tensor:
-        reached = logits.requires_grad and torch.autograd.grad(logits, leaf, signal, again, allow_unused=True)[0]
-        if not isinstance(reached, Tensor):
-            raise ValueError(
-                f"at: the output does not depend on {at!r}" if at else "model: its output ignores the images"
-            )
-        return reached
-
-    return logits.detach(), backward
-
-
-def check_images(images: Tensor) -> None:
-    """Raises ValueError unless these are finite floats B x C x H x W."""
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
-        found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {found}, expected floats B x C x H x W")
-    if not images.isfinite().all():
-        raise ValueError("images: got NaN or infinite values, expected finite ones")
 
 
 def _check(

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from gpcore.attacks import Bounds, check, clip, expect, project, random_noise
 from gpcore.cut import cut, untouched
+from gpcore.gradient import as_generator, check_images, logits_of
 from gpcore.minimal import deepfool
-from gpcore.perturb import as_generator, check_images, logits_of
 
 EPSILON = 10 / 255  # of both papers
 PART = 100  # images that are predicted at once
