@@ -1,0 +1,118 @@
+"""Pictures out of a segmentation network's gradient: holes inpainted and images generated to fit a label map.
+
+Adversarially Robust Segmentation Models Learn Perceptually-Aligned Gradients, arXiv 2204.01099; settings of the code
+that it follows, Santurkar et al.: Image Synthesis with a Single (Robust) Classifier, made for 224 x 224 pixels.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from gpcore.attacks import Bounds, Descent, check, clip, cross_entropy, expect, projected_gradient, random_noise, wide
+from gpcore.cut import cut, untouched
+from gpcore.gradient import check_images
+
+
+def inpaint(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    *,
+    epsilon: float = 21.6,
+    step_size: float = 0.1,
+    steps: int = 720,
+    norm: str = "l2",
+    outside: float = 10.0,
+    noise: float = 0.0,
+    bounds: Bounds = (0.0, 1.0),
+    void: int = 255,
+    seed: int | torch.Generator = 0,
+) -> Descent:
+    """Fills holes to fit labels: lowers CE(x, labels) + outside * mean(((x - images) (1 - mask))^2), eq. 6.
+
+    Images B x C x H x W, labels B x h x w, mask B x H x W, True in the holes; CE is the mean over an image's non-void
+    pixels. `projected_gradient` begins at the `fill`ed images, stays within epsilon of them and returns the best
+    iterates and all objectives, (steps + 1) x B. `noise`, drawn from `seed`, is the most that is added to holes before.
+    The model runs in its mode and is left as found.  Raises ValueError, naming the argument that is off.
+    """
+    check(images, bounds, epsilon, norm)
+    expect("labels", labels.dtype, not labels.is_floating_point(), "integer classes")
+    expect("outside", outside, 0 <= outside < math.inf, "a finite number, at least 0")
+    expect("noise", noise, 0 <= noise < math.inf, "a finite number, at least 0")
+    filled, hole = fill(images, mask), mask.to(images.device).unsqueeze(1)
+    pixels = (labels != void).flatten(1).sum(1).clamp_min(1).to(images)
+    with untouched(model), tqdm(total=steps + 1, desc="synthesis") as bar:
+        noisy = clip(filled + hole * random_noise(images, noise, "linf", seed=seed), bounds)
+        start, rest, _ = cut(model, noisy, None)
+        fit = cross_entropy(rest, labels, void=void)
+
+        def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+            loss, gradient = fit(x)
+            change = (x - start) * ~hole
+            bar.update()
+            return (
+                loss / pixels + outside * change.square().flatten(1).mean(1),
+                gradient / wide(pixels) + 2 * outside * change / change[0].numel(),
+            )
+
+        return projected_gradient(
+            objective, start, epsilon=epsilon, step_size=step_size, steps=steps, norm=norm, best=True, bounds=bounds
+        )
+
+
+def generate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float = 40.0,
+    step_size: float = 1.0,
+    steps: int = 60,
+    **options: Any,
+) -> Descent:
+    """Generates images that fit labels: lowers CE(x, labels), eq. 7, by `inpaint`, whose options it takes.
+
+    All is a hole: of the B x C x H x W images nothing but each one's mean colour is used, where it begins.
+    """
+    check_images(images)
+    everywhere = torch.ones_like(images[:, 0], dtype=torch.bool)
+    options |= {"epsilon": epsilon, "step_size": step_size, "steps": steps}
+    return inpaint(model, images, labels, everywhere, **options)
+
+
+def fill(images: Tensor, mask: Tensor) -> Tensor:
+    """B x C x H x W images, where the B x H x W `mask` is True the mean colour of each one's other pixels.
+
+    An image that is all hole gets its own mean colour.
+    """
+    check_images(images)
+    size = [*images[:, 0].shape]
+    found = f"{mask.dtype} of shape {[*mask.shape]}"
+    expect("mask", found, mask.dtype == torch.bool and [*mask.shape] == size, f"torch.bool of shape {size}")
+    hole = mask.to(images.device).unsqueeze(1)
+    known = ~hole | wide(hole.flatten(1).all(1))
+    colour = images.where(known, 0).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True)
+    return torch.where(hole, colour, images)
+
+
+def hole_error(found: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+    """Root of the mean square of found - images over all channels of the pixels where `mask` is True, B."""
+    squares = (found - images).square().mean(1) * mask
+    return (squares.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)).sqrt()
+
+
+def high_frequency(pictures: Tensor, *, radius: float = 0.25) -> Tensor:
+    """The share of spectral energy at over `radius` cycles per pixel, B, of B x C x H x W pictures or perturbations.
+
+    Channels' means count for nothing. White noise has about 1 - pi radius^2, up to a radius of .5; zeros have 0.
+    """
+    energy = torch.fft.fft2(pictures).abs().square()
+    y, x = (torch.fft.fftfreq(size, device=pictures.device) for size in pictures.shape[-2:])
+    distance = torch.hypot(y.unsqueeze(1), x)
+    total, high = ((energy * (distance > least)).flatten(1).sum(1) for least in (0, radius))
+    share: Tensor = high / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return share

@@ -1,0 +1,345 @@
+"""Inpainting and generation against optima worked out by hand; the objective, its bound and what it may depend on."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+from torch import nn
+from torch.nn.functional import cross_entropy, softplus
+from torch.testing import assert_close
+from tqdm import tqdm
+
+from gpcore import synthesis
+from gpcore.networks import fcn_small
+from gpcore.synthesis import fill, generate, high_frequency, hole_error, inpaint
+
+BALLS = pytest.mark.parametrize(("norm", "epsilon", "step_size"), [("linf", 0.1, 0.02), ("l2", 0.6, 0.1)])
+
+
+@pytest.fixture(autouse=True)
+def _on_one_core():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Named(nn.Module):
+    """Any network, its logits under "out"."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return {"out": self.network(x)}
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 4, 3, padding=1)).double().eval()
+    for parameter in model.parameters():
+        parameter.data *= 3
+    return Named(model)
+
+
+def scene(batch=5):
+    """Images, labels whose first column is void, and a hole in each image, which are all different."""
+    draw = torch.Generator().manual_seed(1)
+    images = torch.rand(batch, 3, 4, 5, generator=draw, dtype=torch.float64)
+    labels = torch.randint(4, (batch, 4, 5), generator=draw)
+    labels[..., 0] = 255
+    mask = torch.zeros(batch, 4, 5, dtype=torch.bool)
+    for i in range(batch):
+        mask[i, i % 3 : i % 3 + 2, 1 : 3 + i % 2] = True
+    return images, labels, mask
+
+
+def objective(model, x, start, labels, mask, outside):
+    """Of every image: mean cross-entropy, plus the weighted mean square of what has changed outside the hole."""
+    values = []
+    for z, label, change, hole in zip(model(x)["out"].detach(), labels, x - start, mask, strict=True):
+        values.append(cross_entropy(z[None], label[None], ignore_index=255))
+        values[-1] += outside * (change[:, ~hole] ** 2).sum() / change.numel()
+    return torch.stack(values)
+
+
+def size(delta, norm):
+    return torch.linalg.vector_norm(delta.flatten(1), math.inf if norm == "linf" else 2, dim=1)
+
+
+W = torch.tensor([[0.2, -0.4, 0.1], [1.2, -1.4, 2.1]], dtype=torch.float64)  # rows differ by (1, -1, 2)
+
+
+def linear(bias):
+    """Two classes by a plane of colours: class 1 leads by (1, -1, 2) . x + bias in every pixel."""
+    model = nn.Conv2d(3, 2, 1).double()
+    model.weight.data, model.bias.data = W.view(2, 3, 1, 1), torch.tensor([0.0, bias], dtype=torch.float64)
+    return model
+
+
+def test_fill_is_the_mean_colour_of_what_is_known():
+    image = torch.tensor([[[0.1, 0.2, 0.9], [0.3, 0.6, 0.8]], [[0.0, 1.0, 0.5], [0.5, 0.5, 0.7]]])
+    mask = torch.tensor([[False, False, True], [False, False, True]])
+    filled = fill(torch.stack([image, image]), torch.stack([mask, torch.ones_like(mask)]))
+    assert torch.equal(filled[0, ..., :2], image[..., :2])
+    assert_close(filled[0, ..., 2], torch.tensor([[0.3, 0.3], [0.5, 0.5]]))
+    assert_close(filled[1], torch.tensor([2.9 / 6, 3.2 / 6]).view(2, 1, 1).expand(2, 2, 3))
+    assert torch.equal(fill(image[None], torch.zeros_like(mask)[None]), image[None])
+
+
+@pytest.mark.parametrize(
+    ("norm", "unit"),
+    [("l2", [1 / math.sqrt(6), -1 / math.sqrt(6), 2 / math.sqrt(6)]), ("linf", [1, -1, 1])],
+)
+def test_generation_of_a_linear_network_by_hand(norm, unit):
+    """Grey is on the border: every pixel goes straight to its side of it, as far as its share of epsilon leads."""
+    model, labels = linear(-1.0), torch.tensor([[[0, 1, 1], [1, 0, 255]]])
+    epsilon = 0.3 if norm == "l2" else 0.1
+    images = torch.full((1, 3, 2, 3), 0.5, dtype=torch.float64)
+    found = generate(model, images, labels, epsilon=epsilon, step_size=0.02, norm=norm)
+    length = epsilon / math.sqrt(5) if norm == "l2" else epsilon
+    side = torch.tensor([[-1, 1, 1], [1, -1, 0]], dtype=torch.float64)
+    unit = torch.tensor(unit, dtype=torch.float64)
+    assert_close(found.images[0], 0.5 + length * side * unit.view(3, 1, 1), atol=1e-9, rtol=0)
+    lead = torch.tensor([1.0, -1, 2], dtype=torch.float64) @ unit * length
+    assert_close(found.losses[[0, -1], 0], torch.stack([torch.tensor(2.0).double().log(), softplus(-lead)]))
+
+
+@pytest.mark.parametrize("outside", [4.0, 10.0])
+def test_inpainting_with_a_linear_network_by_hand(outside):
+    """Where the label is known and no hole, sigma(-lead) |w|^2 / pixels is balanced by 2 outside t / values."""
+    model = linear(-0.7)
+    images = torch.tensor([0.5, 0.6, 0.4], dtype=torch.float64).view(1, 3, 1, 1).repeat(1, 1, 2, 2)
+    mask, labels = torch.tensor([[[True, False], [False, False]]]), torch.tensor([[[255, 1], [1, 255]]])
+    options = {"epsilon": math.inf, "step_size": 1e-3, "steps": 800, "bounds": None}
+    found = inpaint(model, images, labels, mask, outside=outside, **options)
+    t = brentq(lambda t: 1 / (1 + math.exp(6 * t)) / 2 - 2 * outside * t / 12, 0, 10)  # the lead is 0 at first
+    expected = images.clone()
+    expected[0, :, [0, 1], [1, 0]] += t * torch.tensor([[1.0], [-1], [2]], dtype=torch.float64)
+    assert t > 0.1
+    assert_close(found.images, expected, atol=2e-3, rtol=0)
+    assert torch.equal(found.images[..., 0, 0], fill(images, mask)[..., 0, 0])  # no label pulls at the hole
+
+
+@BALLS
+@pytest.mark.parametrize("outside", [0.0, 10.0])
+def test_inpainting_lowers_its_objective_within_ball_and_box(norm, epsilon, step_size, outside):
+    model, (images, labels, mask) = network(), scene()
+    options = {"epsilon": epsilon, "step_size": step_size, "steps": 40, "norm": norm, "outside": outside}
+    found, start = inpaint(model, images, labels, mask, **options), fill(images, mask)
+    assert found.losses.shape == (41, 5)
+    assert_close(found.losses[0], objective(model, start, start, labels, mask, outside))
+    assert_close(found.losses.amin(0), objective(model, found.images, start, labels, mask, outside))
+    assert (found.losses.amin(0) < 0.95 * found.losses[0]).all()
+    assert (size(found.images - start, norm) <= epsilon + 1e-12).all()
+    assert (size(found.images - start, norm) > 0.9 * epsilon).any()
+    assert found.images.min() >= 0 and found.images.max() <= 1
+    assert (found.images != start).movedim(1, -1)[mask].all()
+
+
+def test_the_penalty_keeps_what_is_known():
+    """A change outside the hole must pay for itself: outside * mean square <= what the cross-entropy falls by."""
+    model, (images, labels, mask) = network(), scene()
+    options, changes = {"epsilon": 2, "step_size": 0.02, "steps": 100}, []
+    for outside in (0, 10, 100):
+        found = inpaint(model, images, labels, mask, outside=outside, **options)
+        changes.append(((found.images - images) * ~mask.unsqueeze(1)).square().flatten(1).mean(1))
+        assert (outside * changes[-1] <= found.losses[0] - found.losses.amin(0)).all()
+        assert outside or (100 * changes[-1] > found.losses[0]).all()  # 100 would not have allowed that
+    assert (changes[1] < changes[0]).all() and (changes[2] < changes[1]).all()
+
+
+@pytest.mark.parametrize(("norm", "step_size"), [("linf", 0.4), ("l2", 0.8)])
+def test_each_image_keeps_its_best_iterate(norm, step_size):
+    """Steps so long that they go to and fro: what is returned is where an image's objective was least."""
+    model, (images, labels, mask) = network(), scene()
+    options = {"norm": norm, "epsilon": 9, "step_size": step_size}
+    found = inpaint(model, images, labels, mask, steps=6, **options)
+    best = found.losses.argmin(0).tolist()
+    assert len(set(best)) >= 3
+    for i in range(5):  # a run that ends there, where it can have no better one
+        upto = inpaint(model, images, labels, mask, steps=max(best[i], 1), **options)
+        assert torch.equal(upto.images[i], found.images[i])
+        assert torch.equal(upto.losses, found.losses[: len(upto.losses)])
+
+
+def test_nothing_of_the_hole_or_beyond_the_mean_is_used():
+    model, (images, labels, mask) = network(), scene()
+    other = torch.where(mask.unsqueeze(1), images.flip(0), images)
+    assert not torch.equal(other, images)
+    first, second = (inpaint(model, x, labels, mask, steps=5, epsilon=1) for x in (images, other))
+    assert torch.equal(first.images, second.images) and torch.equal(first.losses, second.losses)
+    first, second = (generate(model, x, labels, steps=5, epsilon=1) for x in (images, images.flip(2, 3)))
+    assert_close(first.images, second.images)
+    still = generate(model, images, labels, steps=1, step_size=0).images
+    assert_close(still, images.mean((2, 3), keepdim=True).expand_as(images))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_generation_is_inpainting_where_all_is_a_hole(noise):
+    model, (images, labels, _) = network(), scene()
+    found = generate(model, images, labels, epsilon=0.6, step_size=0.1, steps=30, noise=noise)
+    start = generate(model, images, labels, step_size=0, steps=1, noise=noise).images
+    assert_close(found.losses.amin(0), objective(model, found.images, start, labels, labels == labels, 10))
+    assert (found.losses.amin(0) < 0.95 * found.losses[0]).all()
+    assert (size(found.images - start, "l2") <= 0.6 + 1e-12).all()
+
+
+@BALLS
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_an_image_does_not_depend_on_its_batch(norm, epsilon, step_size, noise):
+    model, (images, labels, mask) = network(), scene()
+    labels[2] = labels[2].where(labels[2] == 0, 255)
+    options = {"norm": norm, "epsilon": epsilon, "step_size": step_size, "steps": 20, "noise": noise}
+    whole = inpaint(model, images, labels, mask, seed=3, **options)
+    draw = torch.Generator().manual_seed(3)  # goes on through the batches
+    parts = [
+        inpaint(model, *part, seed=draw, **options)
+        for part in zip(images.split(1), labels.split(1), mask.split(1), strict=True)
+    ]
+    assert_close(torch.cat([part.images for part in parts]), whole.images, atol=1e-12, rtol=0)
+    assert_close(torch.cat([part.losses for part in parts], 1), whole.losses)
+
+
+def test_noise_depends_on_the_seed_and_stays_in_the_hole():
+    model, (images, labels, mask) = network(), scene()
+    options, state = {"noise": 0.2, "steps": 3, "epsilon": 1}, torch.get_rng_state()
+    first, again, other = (inpaint(model, images, labels, mask, seed=seed, **options) for seed in (0, 0, 1))
+    assert torch.equal(first.images, again.images) and torch.equal(first.losses, again.losses)
+    assert not torch.equal(first.losses, other.losses)
+    assert torch.equal(torch.get_rng_state(), state)
+    start = inpaint(model, images, labels, mask, **options | {"steps": 1, "step_size": 0}).images
+    noise = (start - fill(images, mask)).movedim(1, -1)
+    assert not noise[~mask].any() and noise[mask].all()
+    assert 0.1 < noise.abs().max() <= 0.2
+
+
+def test_noise_is_clipped():
+    start = inpaint(network(), *scene(), noise=3, steps=1, step_size=0).images
+    assert start.min() == 0 and start.max() == 1
+
+
+def test_void_pixels_count_nothing():
+    model, (images, labels, mask) = network(), scene()
+    expected = inpaint(model, images, labels, mask, steps=5)
+    found = inpaint(model, images, labels.where(labels != 255, 9), mask, steps=5, void=9)
+    assert torch.equal(found.images, expected.images) and torch.equal(found.losses, expected.losses)
+    labels[1] = 255
+    found = inpaint(model, images, labels, mask, steps=5)
+    assert torch.equal(found.images[1], fill(images, mask)[1]) and not found.losses[:, 1].any()
+    assert torch.equal(found.images[2:], expected.images[2:])
+
+
+def test_any_segmentation_network():
+    torch.manual_seed(0)
+    model = fcn_small(11).eval()
+    images, labels = torch.rand(2, 3, 32, 40), torch.arange(11).repeat_interleave(117)[:1280].view(1, 32, 40)
+    mask = torch.zeros(2, 32, 40, dtype=torch.bool)
+    mask[:, 8:24, 8:24] = True
+    found = inpaint(model, images, labels.expand(2, -1, -1), mask, steps=4)
+    assert found.images.shape == images.shape and (found.losses[-1] < found.losses[0]).all()
+    named = inpaint(Named(model), images, labels.expand(2, -1, -1), mask, steps=4)
+    assert torch.equal(named.images, found.images)
+
+
+def found_in(model):
+    """All that must be left as it was found."""
+    hooks = [len(v) for m in model.modules() for k, v in vars(m).items() if "hooks" in k]
+    parameters = [(p.tolist(), p.requires_grad, p.grad) for p in model.parameters()]
+    buffers = [b.tolist() for b in model.buffers()]
+    return hooks, parameters, buffers, [m.training for m in model.modules()], torch.get_rng_state().tolist()
+
+
+def test_the_model_is_left_as_found():
+    images, labels, mask = scene()
+    layers = [network().network, nn.BatchNorm2d(4).double(), nn.Dropout(0.5)]
+    model, given = nn.Sequential(*layers).train(), images.clone()
+    layers[0][0].weight.requires_grad_(False)
+    found = found_in(model)
+    result = inpaint(model, images.requires_grad_(), labels, mask, steps=3)
+    assert found_in(model) == found
+    assert torch.equal(images, given) and images.grad is None
+    assert not result.images.requires_grad and not result.losses.requires_grad
+    assert torch.equal(result.images, inpaint(model, images, labels, mask, steps=3).images)  # the same dropout
+    with pytest.raises(ValueError, match="labels"):
+        generate(model, images, labels + 4)
+    assert found_in(model) == found
+
+
+def test_a_bar_shows_how_far_it_is(monkeypatch):
+    bars = []
+
+    def bar(**options):
+        bars.append(tqdm(**options, disable=False, file=io.StringIO()))
+        return bars[-1]
+
+    monkeypatch.setattr(synthesis, "tqdm", bar)
+    inpaint(network(), *scene(), steps=7)
+    assert [(each.n, each.total) for each in bars] == [(8, 8)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@BALLS
+def test_cuda_gives_the_same(norm, epsilon, step_size):
+    model, parts = network(), scene()
+    options = {"norm": norm, "epsilon": epsilon, "step_size": step_size, "steps": 10, "noise": 0.1}
+    expected = inpaint(model, *parts, **options)
+    model.cuda()
+    for cuda in ([part.cuda() for part in parts], [parts[0].cuda(), *parts[1:]]):
+        found = inpaint(model, *cuda, **options)
+        assert_close(found.images.cpu(), expected.images, atol=1e-10, rtol=0)
+        assert_close(found.losses.cpu(), expected.losses)
+
+
+def test_hole_error_by_hand():
+    images = torch.zeros(3, 2, 1, 3)
+    found = torch.tensor([[3.0, 4, 9], [0, 1, 9]]).view(1, 2, 1, 3) * torch.tensor([1.0, 2, 1]).view(3, 1, 1, 1)
+    mask = torch.tensor([[True, True, False], [True, True, False], [False, False, False]]).view(3, 1, 3)
+    expected = math.sqrt((9 + 16 + 0 + 1) / 4)
+    assert_close(hole_error(found, images, mask), torch.tensor([expected, 2 * expected, 0]))
+
+
+def test_high_frequency_of_waves_and_noise():
+    x = torch.arange(32).expand(32, 32)
+    slow, fast, slanted = (torch.cos(2 * math.pi * w / 32) for w in (4 * x, 12 * x, 6 * x + 6 * x.T))
+    pictures = torch.stack([slow, fast, slanted, 0.1 + 3 * slow + 4 * fast, torch.zeros(32, 32)])[:, None]
+    for scale in (1, 1e-5):
+        found = high_frequency(scale * pictures)
+        assert_close(found, torch.tensor([0, 1, 1, 16 / 25, 0]), atol=1e-5, rtol=0)
+    assert_close(high_frequency(pictures, radius=0.1)[:2], torch.ones(2), atol=1e-5, rtol=0)
+    assert_close(high_frequency(pictures, radius=0.27)[1:3], torch.tensor([1.0, 0]), atol=1e-5, rtol=0)
+    together = torch.cat([3 * pictures[:1], 4 * pictures[1:2]], 1)  # energies of channels add up
+    assert_close(high_frequency(together), torch.tensor([16 / 25]), atol=1e-5, rtol=0)
+    noise = torch.randn(8, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    assert_close(high_frequency(noise), torch.full((8,), 1 - math.pi / 16), atol=0.02, rtol=0)
+    spectrum = np.abs(np.fft.fft2(noise.numpy())) ** 2
+    far = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(48), indexing="ij"))
+    share = (spectrum * (far > 0.3)).sum((1, 2, 3)) / (spectrum * (far > 0)).sum((1, 2, 3))
+    assert_close(high_frequency(noise, radius=0.3).double(), torch.from_numpy(share).double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epsilon": -0.1}, "epsilon: got -0.1, expected at least 0"),
+        ({"steps": 0}, "steps: got 0, expected at least 1"),
+        ({"step_size": math.nan}, "step_size: got nan, expected a finite number, at least 0"),
+        ({"norm": "l1"}, "norm: got 'l1', expected one of linf, l2"),
+        ({"outside": -1}, "outside: got -1, expected a finite number, at least 0"),
+        ({"noise": math.inf}, "noise: got inf, expected a finite number, at least 0"),
+        ({"images": 2 * scene()[0]}, r"images: got values 0\.\d+ to 1\.\d+, expected within \(0.0, 1.0\)"),
+        ({"labels": scene()[1].clamp_max(4)}, "labels: got class 4, expected 0 to 3 or void = 255"),
+        ({"labels": scene()[1].double()}, "labels: got torch.float64, expected integer classes"),
+        ({"labels": scene(4)[1]}, r"labels: got torch.int64 of shape \[4, 4, 5\], expected an integer map of shape"),
+        ({"mask": scene(4)[2]}, r"mask: got torch.bool of shape \[4, 4, 5\], expected torch.bool of shape \[5, 4, 5\]"),
+        ({"mask": scene()[2].int()}, r"mask: got torch.int32 of shape \[5, 4, 5\], expected torch.bool of shape"),
+    ],
+)
+def test_mistakes_are_named(wrong, message):
+    options = dict(zip(("images", "labels", "mask"), scene(), strict=True)) | wrong
+    with pytest.raises(ValueError, match=message):
+        inpaint(network(), **options)
