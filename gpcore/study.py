@@ -16,13 +16,27 @@ Data = Dataset[tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Attack:
+    """What adversarial training does to a share `ratio` of every batch: `attacks.pgd` with the other fields.
+
+    Source: arXiv 2204.01099, section 5.1.
+    """
+
+    epsilon: float = 0.03
+    steps: int = 3
+    step_size: float = 0.01
+    norm: str = "linf"
+    ratio: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a network is trained: AdamW, one-cycle learning rate, exponential moving average of the weights.
 
     `samples` items make an epoch. With `crop`, items are random square crops of that size after a random rescaling by
     `scale`, flipped and colour-jittered; with `mirror`, half of them are flipped and nothing else. `rate` applies to
     layers trained from scratch, `start_rate` to those that start from given weights; layers whose names begin as in
-    `frozen` stay as they are. Class weights are 1 / frequency^balance.
+    `frozen` stay as they are. Class weights are 1 / frequency^balance. `attack` makes a network's training adversarial.
     """
 
     epochs: int
@@ -38,6 +52,7 @@ class Recipe:
     crop: int | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     mirror: bool = False
+    attack: Attack | None = None
 
 
 @dataclasses.dataclass(frozen=True)

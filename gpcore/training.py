@@ -18,10 +18,11 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from gpcore import denoise, paths, refinement, tuning, weights
+from gpcore.attacks import expect, pgd
 from gpcore.crf import CRFRNN
 from gpcore.networks import load_imagenet_vgg16
 from gpcore.studies import STUDIES, study
-from gpcore.study import Data, Recipe, Study
+from gpcore.study import Attack, Data, Recipe, Study
 
 Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
 
@@ -39,6 +40,25 @@ def segmentation_loss(outputs: list[Tensor], labels: Tensor, weight: Tensor | No
     """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
     labels = labels.masked_fill(labels == void, -100)
     return torch.stack([nn.functional.cross_entropy(out, labels, weight) for out in outputs]).mean()
+
+
+def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Attack | None, void: int) -> Tensor:
+    """A batch with its first images, a share `attack.ratio`, moved by PGD to raise the network's loss on their labels.
+
+    The loss is the plain cross-entropy of what the network answers in evaluation mode, as it will when attacked: so an
+    image's example depends neither on its batch nor on dropout, and running statistics see none of the attack's steps.
+    Random starts follow torch's global seed.  Raises ValueError: a ratio outside [0, 1], or what `pgd` refuses.
+    """
+    options = {"ratio": 0.0} if attack is None else dataclasses.asdict(attack)
+    ratio, mode = options.pop("ratio"), network.training
+    expect("ratio", ratio, 0 <= ratio <= 1, "0 <= ratio <= 1")
+    count = round(ratio * len(images))
+    if not count:
+        return images
+    seed = int(torch.randint(2**31, ()))
+    moved = pgd(network.eval(), images[:count], labels[:count], **options, void=void, seed=seed).images
+    network.train(mode)
+    return torch.cat([moved, images[count:]])
 
 
 def augment(image: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
@@ -135,10 +155,15 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     name = chosen.weights(sharing[-1], seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     weight = class_weights(planned.recipe, device)
+
+    def objective(images: Tensor, labels: Tensor) -> Tensor:
+        fed = adversarial(network, images, labels, planned.recipe.attack, chosen.void)
+        return segmentation_loss(network.supervised(fed), labels, weight, chosen.void)
+
     trained, history = fit(
         network,
         lambda: batches(chosen.dataset("train"), planned.recipe),
-        lambda images, labels: segmentation_loss(network.supervised(images), labels, weight, chosen.void),
+        objective,
         planned.recipe,
         checkpoint=checkpoint,
         started=started,

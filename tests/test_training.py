@@ -1,15 +1,22 @@
+import copy
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
+from torch import nn
 
-from gpcore import denoise, experiments, metrics, studies, training, weights
+from gpcore import denoise, experiments, metrics, paths, studies, training, tuning, weights
+from gpcore.attacks import pgd, random_noise
 from gpcore.networks import fcn_small
+from gpcore.networks.classifiers import Classifier
 from gpcore.studies import DIGITS
-from gpcore.study import Recipe, Refiner
+from gpcore.study import Attack, Network, Recipe, Refiner
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
+ATTACK = Attack(epsilon=0.06, step_size=0.03)
+KINDS = pytest.mark.parametrize("kind", ["classify", "segment"])
 
 
 class Interrupted(Exception):
@@ -54,7 +61,40 @@ def denoising():
     return dae, lambda: training.crops(kept, RECIPE), objective
 
 
-@pytest.mark.parametrize("case", [segmenting, denoising])
+class Recorded(Classifier):
+    """Two classes per image, or per pixel, from nine channels; remembers what it was trained on."""
+
+    def __init__(self, kind, dropout=0.0):
+        torch.manual_seed(0)
+        last = [nn.Flatten()] if kind == "classify" else []
+        super().__init__(nn.BatchNorm2d(9, affine=False, momentum=0.5), nn.Dropout(dropout), nn.Conv2d(9, 2, 1), *last)
+        self.fed = []
+
+    def supervised(self, images):
+        self.fed.append(images.clone())
+        return super().supervised(images)
+
+
+def toy(kind, count, seed=0):
+    """Images and labels: one channel tells the class from far, with noise; eight do so from near, more reliably."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (count, 1, 1) if kind == "classify" else (count, 4, 5), generator=draw)
+    lead, noise = torch.tensor([0.2] + 8 * [0.02]), torch.tensor([0.1] + 8 * [0.01])
+    values = 0.5 + (2 * labels.unsqueeze(-1) - 1) * lead + noise * torch.randn(*labels.shape, 9, generator=draw)
+    return values.movedim(-1, 1).clamp(0, 1), labels.flatten() if kind == "classify" else labels
+
+
+def attacking():
+    network, data = Recorded("segment", dropout=0.5), list(zip(*toy("segment", 8), strict=True))
+
+    def objective(images, labels):
+        fed = training.adversarial(network, images, labels, ATTACK, 255)
+        return training.segmentation_loss(network.supervised(fed), labels, None, 255)
+
+    return network, lambda: training.batches(data, RECIPE), objective
+
+
+@pytest.mark.parametrize("case", [segmenting, denoising, attacking])
 def test_resumed_training_ends_in_the_same_weights(case, tmp_path):
     straight, losses = fitted(*case(), tmp_path / "a.pt")
     assert fitted(*case(), tmp_path / "b.pt", epochs=1) is None
@@ -64,6 +104,138 @@ def test_resumed_training_ends_in_the_same_weights(case, tmp_path):
     assert losses[2] < losses[0]
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path_factory):
+    """Trains a toy network under an attack: the network, what it was fed, the clean batches and what was saved."""
+
+    def run(kind, attack, *, epochs=1, dropout=0.0):
+        network, clean, saved, (images, labels) = Recorded(kind, dropout), [], {}, toy(kind, 256)
+        labels[0] = 7  # the void of this study
+        data = list(zip(images, labels, strict=True))
+
+        def batches(*args):
+            for batch in original(*args):
+                clean.append(batch[0])
+                yield batch
+
+        recipe = Recipe(epochs=epochs, samples=256, batch=32, rate=0.1, average=0.9, attack=attack)
+        chosen = dataclasses.replace(
+            DIGITS,
+            void=7,
+            dataset=lambda split: data,
+            networks={"toy": Network(lambda classes: network, "toy", recipe)},
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(paths, "DATA", tmp_path_factory.mktemp("data"))
+            patch.setattr(training, "batches", batches)
+            patch.setattr(weights, "save", lambda name, state, info, **options: saved.update(info))
+            patch.setattr(weights, "update", lambda name, **fields: None)
+            patch.setattr(tuning, "tune", lambda *args: {})
+            training.train(chosen, "toy")
+        return network, network.fed, clean, saved
+
+    original = training.batches
+    return run
+
+
+@KINDS
+def test_adversarial_training_resists(trained, kind):
+    """Who learns the near and reliable channels is right until attacked."""
+    images, labels = toy(kind, 200, seed=1)
+    found = {}
+    for ratio in (0.0, 0.5, 1.0):
+        network = trained(kind, dataclasses.replace(ATTACK, ratio=ratio), epochs=6)[0]
+        attacked = pgd(network, images, labels, 0.06, steps=20).images
+        for name, x in (("clean", images), ("attacked", attacked)):
+            scores = network(x).detach()
+            accuracy = (scores.argmax(1) == labels).double().mean().item()
+            found[name, ratio] = nn.functional.cross_entropy(scores, labels).item(), accuracy
+    assert found["clean", 0.0][1] > 0.99 and found["attacked", 0.0][1] < 0.2
+    for ratio in (0.5, 1.0):
+        assert found["clean", ratio][1] > 0.9 and found["attacked", ratio][1] > 0.8
+        assert found["attacked", ratio][0] < found["attacked", 0.0][0] / 5
+
+
+@pytest.mark.parametrize(("norm", "order", "epsilon"), [("linf", math.inf, 0.06), ("l2", 2, 0.3)])
+@pytest.mark.parametrize(("ratio", "count"), [(1.0, 32), (0.3, 10)])
+@KINDS
+def test_a_share_of_every_batch_is_moved_within_the_bound(trained, kind, ratio, count, norm, order, epsilon):
+    attack = Attack(epsilon=epsilon, steps=3, step_size=epsilon / 2, norm=norm, ratio=ratio)
+    _, fed, clean, saved = trained(kind, attack)
+    assert len(fed) == len(clean) == 8
+    for x, given in zip(fed, clean, strict=True):
+        distance = (x - given).flatten(1).norm(order, dim=1)
+        assert (distance[:count] > 0.5 * epsilon).all() and distance.max() <= epsilon + 1e-6
+        assert torch.equal(x[count:], given[count:])
+        assert x.min() >= 0 and x.max() <= 1
+    starts = {tuple((x - given)[0].flatten().tolist()) for x, given in zip(fed, clean, strict=True)}
+    assert len(starts) == 8
+    assert saved["recipe"]["attack"] == {
+        "epsilon": epsilon, "steps": 3, "step_size": epsilon / 2, "norm": norm, "ratio": ratio,
+    }  # fmt: skip
+
+
+@KINDS
+def test_no_share_is_no_attack(trained, kind):
+    attacks = (None, Attack(ratio=0), Attack(ratio=0.5))
+    plain, none, some = (trained(kind, attack, dropout=0.2)[0].state_dict() for attack in attacks)
+    assert all(torch.equal(none[name], value) for name, value in plain.items())
+    assert not torch.equal(some["2.weight"], plain["2.weight"])
+    batch, network = toy(kind, 6), Recorded(kind)
+    state = torch.get_rng_state()
+    for attack in attacks[:2]:  # what was trained before there were attacks comes out the same
+        assert training.adversarial(network, *batch, attack, 255) is batch[0]
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+@KINDS
+def test_examples_are_pgd_against_the_network_in_evaluation_mode(kind):
+    (images, labels), network = toy(kind, 6), Recorded(kind, dropout=0.5).train()
+    network(images)  # leaves statistics behind
+    found = copy.deepcopy(network.state_dict())
+    torch.manual_seed(5)
+    seed = int(torch.randint(2**31, ()))
+    expected = pgd(copy.deepcopy(network).eval(), images, labels, 0.06, steps=3, step_size=0.03, seed=seed).images
+    torch.manual_seed(5)
+    moved = training.adversarial(network, images, labels, ATTACK, 255)
+    assert torch.equal(moved, expected)
+    torch.manual_seed(5)
+    assert torch.equal(training.adversarial(network, images[:2], labels[:2], ATTACK, 255), moved[:2])
+    torch.manual_seed(5)
+    half = training.adversarial(network, images, labels, dataclasses.replace(ATTACK, ratio=0.5), 255)
+    assert torch.equal(half, torch.cat([moved[:3], images[3:]]))
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert not moved.requires_grad
+
+
+def test_void_pixels_are_not_attacked():
+    (images, labels), network = toy("segment", 6), Recorded("segment")
+    labels[..., :2] = 9
+    torch.manual_seed(5)
+    seed = int(torch.randint(2**31, ()))
+    torch.manual_seed(5)
+    moved = training.adversarial(network, images, labels, ATTACK, 9)
+    start = (images + random_noise(images, 0.06, "linf", seed=seed)).clamp(0, 1)
+    assert torch.equal(moved[..., :2], start[..., :2])
+    assert (moved != start)[..., 2:].any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"ratio": 1.5}, "ratio: got 1.5, expected 0 <= ratio <= 1"),
+        ({"ratio": math.nan}, "ratio: got nan, expected 0 <= ratio <= 1"),
+        ({"steps": 0}, "steps: got 0, expected at least 1"),
+        ({"norm": "l1"}, "norm: got 'l1', expected one of linf, l2"),
+    ],
+)
+def test_mistakes_of_attacks_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        training.adversarial(Recorded("classify"), *toy("classify", 4), dataclasses.replace(ATTACK, **wrong), 255)
 
 
 def test_frozen_stages_stay_and_others_move(tmp_path):
