@@ -99,6 +99,10 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "DAE-09": lambda n: n["sigma_truth"] > n["sigma_y"],
     "DAE-10": lambda n: _above_zero(n, "difference"),
     "DAE-11": lambda n: _above_zero(n, "difference"),
+    "ROB-05": lambda n: _all(_above_zero(n, "bim_over_fgsm"), _above_zero(n, "pgd_over_bim")),
+    "ROB-06": lambda n: n["share"] > 25,  # per cent of the white-box drop
+    "ROB-07": lambda n: n["images"] >= 50,
+    "ROB-08": lambda n: _reaches(n, "data_free", 2, "noise") and n["data_free"] > 0,
     "LEC-14": lambda n: _above_zero(n, "gain"),
 }
 

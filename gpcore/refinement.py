@@ -69,6 +69,18 @@ def best_dae(study: Study, network: str, source: str) -> str:
     return max(names, key=lambda name: study.tuned(name)["miou"])
 
 
+def subject(study: Study) -> str:
+    """Whose DAE(y) to look at: the paper's FCN-8s where it gains a point on validation images, else the network that
+    gains most."""
+
+    def gain(network: str) -> float:
+        tuned = study.tuned(best_dae(study, network, "y"))
+        return float(tuned["miou"] - tuned["val"])
+
+    most = max(dict.fromkeys(refiner.network for refiner in study.refiners.values()), key=gain)
+    return "fcn8s" if gain("fcn8s") >= 1 else most
+
+
 def refined(study: Study, name: str, seen: Seen | None = None) -> Answer:
     """What a refiner with its own step size and steps makes of images, from its network's `seen`(images, at)."""
     refiner, tuned, module = study.refiners[name], study.tuned(name), study.network(name)

@@ -135,23 +135,34 @@ _CAMVID = Recipe(
     crop=224,
     scale=(0.6, 1.5),
 )
-# many small steps from the identity, and h four pixels apart: with longer ones the DAE never comes to look at h
-_CAMVID_DAE = functools.partial(
-    denoise.DAE, features=128, widths=(16, 32, 64, 96, 128, 128), join=2, skips=True, scale=3.3, identity=8
-)
-_CAMVID_DENOISING = dataclasses.replace(
-    _CAMVID,
-    epochs=16,
-    samples=734,
-    rate=2e-3,
-    start_rate=None,
-    frozen=(),
-    crop=128,
-    scale=(1.0, 1.0),
-    mirror=True,
-)
+# many small steps from the identity: with longer ones the DAE never comes to look at h
+_CAMVID_DENOISING: dict[str, Any] = {
+    "recipe": dataclasses.replace(
+        _CAMVID,
+        epochs=16,
+        samples=734,
+        rate=2e-3,
+        start_rate=None,
+        frozen=(),
+        crop=128,
+        scale=(1.0, 1.0),
+        mirror=True,
+    ),
+    "images": 367,
+    "epsilons": (0.5, 1.0),
+    "steps": 5,
+    "val": 101,
+}
+# as many steps, without a pass of the slower network through mirrored images
+_CAMVID_DENSE = _CAMVID_DENOISING | {
+    "recipe": dataclasses.replace(_CAMVID_DENOISING["recipe"], epochs=32, samples=367, mirror=False)
+}
+_CAMVID_DAE = functools.partial(denoise.DAE, widths=(16, 32, 64, 96, 128, 128), skips=True, identity=8)
+# h four pixels apart instead of sixteen: it can place an edge
+_FINE_DAE = functools.partial(_CAMVID_DAE, join=2, switches=False)
 # other heads on FCN-8s' trunk, which stays as it is: minutes of training, and a few MB of weights of their own
 _HEADS = dataclasses.replace(_CAMVID, epochs=4, frozen=("conv",))
+_CAMVID_DENSENET = dataclasses.replace(_CAMVID, epochs=28, rate=3e-3, start_rate=None, frozen=(), crop=160)
 CAMVID = Study(
     name="camvid",
     classes=camvid.CLASSES,
@@ -170,23 +181,37 @@ CAMVID = Study(
             dataclasses.replace(_HEADS, epochs=2, rate=1e-2, frozen=("network.conv", "network.fc6")),
             start="fcn",
         ),
+        "densenet": Network(networks.fc_densenet_small, "densenet", _CAMVID_DENSENET),
     },
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001),
     photographs=False,
     crfs=_crfs((40, 80), (5, 13)),
     few=6,
     refiners={
-        "fcn8s-dae-y-0.1-pool2-upsampled": Refiner(
-            "fcn8s",
-            "pool2",
-            functools.partial(_CAMVID_DAE, switches=False),
-            _CAMVID_DENOISING,
-            images=367,
-            sigma=0.1,
-            epsilons=(0.5, 1.0),
-            steps=5,
-            val=101,
-        ),
+        **_context("fcn8s", **_CAMVID_DENOISING),
+        **{
+            f"fcn8s-dae-{source}-{sigma}-pool2-upsampled": Refiner(
+                "fcn8s",
+                "pool2",
+                functools.partial(_FINE_DAE, features=128, scale=3.3),
+                sigma=sigma,
+                truth=source == "truth",
+                **_CAMVID_DENOISING,
+            )
+            for source, sigma in (("y", 0.1), ("truth", 0.1), ("truth", 0.5))
+        },
+        **_context("densenet", **_CAMVID_DENSE),
+        **{
+            f"densenet-dae-{source}-{sigma}-down2-upsampled": Refiner(
+                "densenet",
+                "down2",
+                functools.partial(_FINE_DAE, features=52, scale=1.3),
+                sigma=sigma,
+                truth=source == "truth",
+                **_CAMVID_DENSE,
+            )
+            for source, sigma in (("y", 0.1), ("truth", 0.5))
+        },
     },
 )
 

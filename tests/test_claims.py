@@ -175,6 +175,15 @@ CASES = {
         "difference 1; difference_low -0.1; difference_high 2": "undecided",
         "difference -1; difference_low -2; difference_high -0.1": "fails",
     },
+    "ROB-05": {
+        "bim_over_fgsm 9; pgd_over_bim 1; pgd_over_bim_low 0.1; pgd_over_bim_high 2": "holds",
+        "bim_over_fgsm 9; pgd_over_bim 1; pgd_over_bim_low -0.1; pgd_over_bim_high 2": "undecided",
+        "bim_over_fgsm 9; pgd_over_bim -1": "fails",
+        "bim_over_fgsm -9; pgd_over_bim 1": "fails",
+    },
+    "ROB-06": {"share 25.1": "holds", "share 25": "fails"},
+    "ROB-07": {"images 50": "holds", "images 49.9": "fails"},
+    "ROB-08": {"data_free 4; noise 2": "holds", "data_free 3.9; noise 2": "fails", "data_free 0; noise 0": "fails"},
     "LEC-14": {
         "gain 0.1; low 0.01; high 0.2": "holds",
         "gain 0.1; low -0.01; high 0.2": "undecided",

@@ -1,0 +1,169 @@
+"""The measurements behind the notebooks on attacks: how large they are, what they cost a network, where they carry."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from gpcore import attacks, metrics, minimal, universal
+from gpcore.experiments import Answer, count_pixels
+from gpcore.figures import Panel, photograph
+from gpcore.study import Study
+
+Move = Callable[[Tensor, Tensor], Tensor]  # from images and their labels to attacked images
+NOISE = "random signs"
+STEPS = 10  # of BIM and PGD
+
+
+def bounded(network: nn.Module, epsilon: float, *, void: int = 255) -> dict[str, Move]:
+    """Ways to move every value of an image by up to epsilon: random signs, FGSM, and BIM and PGD with equal steps."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(x: Tensor, labels: Tensor) -> Tensor:
+        return (x + epsilon * torch.randn(x.shape, generator=generator).sign()).clamp(0, 1)
+
+    def fgsm(x: Tensor, labels: Tensor) -> Tensor:
+        return attacks.fgsm(network, x, labels, epsilon, void=void).images
+
+    def bim(x: Tensor, labels: Tensor) -> Tensor:
+        return attacks.bim(network, x, labels, epsilon, steps=STEPS, void=void).images
+
+    def pgd(x: Tensor, labels: Tensor) -> Tensor:
+        return attacks.pgd(network, x, labels, epsilon, steps=STEPS, void=void, seed=generator).images
+
+    return {NOISE: noise, "FGSM": fgsm, "BIM": bim, "PGD": pgd}
+
+
+def single(network: nn.Module, epsilon: float, target: int, *, void: int = 255) -> dict[str, Move]:
+    """Every attack on single images: those `bounded` by epsilon; PGD in l2, with the norm that random signs have, and
+    toward one class everywhere; and the smallest changes by which half of the pixels err, DeepFool's and L-BFGS's."""
+
+    def l2(x: Tensor, labels: Tensor) -> Tensor:
+        norm = epsilon * math.sqrt(x[0].numel())
+        return attacks.pgd(network, x, labels, norm, steps=STEPS, norm="l2", void=void).images
+
+    def targeted(x: Tensor, labels: Tensor) -> Tensor:
+        wanted = torch.full_like(labels, target)
+        return attacks.pgd(network, x, wanted, epsilon, targeted=True, void=void).images
+
+    def deepfool(x: Tensor, labels: Tensor) -> Tensor:
+        return minimal.deepfool(network, x, labels, candidates=3, void=void).images
+
+    def lbfgs(x: Tensor, labels: Tensor) -> Tensor:
+        return minimal.lbfgs(network, x, labels, iterations=20, void=void).images
+
+    norms = {"PGD, l2": l2, "PGD, targeted": targeted, "DeepFool": deepfool, "L-BFGS": lbfgs}
+    return bounded(network, epsilon, void=void) | norms
+
+
+def attacked_counts(
+    study: Study, moves: Mapping[str, Move], answers: Mapping[str, Answer], split: str, count: int | None = None
+) -> dict[tuple[str, str], Tensor]:
+    """Confusion counts N x K x K of every answer to the images that every attack makes, by (attack, answer)."""
+    found: dict[tuple[str, str], list[Tensor]] = {(move, name): [] for move in moves for name in answers}
+    for x, labels in study.batches(split, count):
+        for move, attack in moves.items():
+            moved = attack(x, labels)
+            for name, answer in answers.items():
+                with torch.no_grad():
+                    found[move, name].append(count_pixels(study, answer(moved), labels))
+    return {key: torch.cat(parts) for key, parts in found.items()}
+
+
+def budget_rows(
+    study: Study, name: str, epsilons: Sequence[float], split: str, count: int | None = None
+) -> pd.DataFrame:
+    """What the `bounded` attacks leave of a network: rows attack, epsilon (of 255), miou, and the success in per cent,
+    images of which at least half the pixels err."""
+    network, rows = study.network(name), []
+    for epsilon in epsilons:
+        moves = bounded(network, epsilon / 255, void=study.void)
+        for (attack, _), counts in attacked_counts(study, moves, {name: network}, split, count).items():
+            success = (metrics.accuracy(counts) <= 0.5).double().mean().item()
+            rows.append((attack, epsilon, 100 * metrics.miou(counts.sum(0)).item(), 100 * success))
+    return pd.DataFrame(rows, columns=["attack", "epsilon", "miou", "success"])
+
+
+def transfer_rows(
+    study: Study, move: Move, answers: Mapping[str, Answer], split: str, count: int | None = None
+) -> pd.DataFrame:
+    """What images that were attacked on one network cost every network: rows network, alone, attacked (mIoU), and the
+    drop with its interval."""
+    moves = {"alone": lambda x, labels: x, "attacked": move}
+    counts, rows = attacked_counts(study, moves, answers, split, count), []
+    for name in answers:
+        alone, attacked = (counts[each, name] for each in moves)
+        drop = metrics.gain(attacked, alone)
+        scores = (100 * metrics.miou(each.sum(0)).item() for each in (alone, attacked))
+        rows.append((name, *scores, *drop))
+    return pd.DataFrame(rows, columns=["network", "alone", "attacked", "drop", "low", "high"])
+
+
+def kinship(first: nn.Module, second: nn.Module) -> float:
+    """The cosine between the convolutions that two networks have under the same names and in the same shapes; NaN
+    where there are none.  Trainings from one seed start such layers with the same weights."""
+    one, other = (
+        {name: each.weight.detach().flatten() for name, each in network.named_modules() if isinstance(each, nn.Conv2d)}
+        for network in (first, second)
+    )
+    common = [name for name in one if name in other and one[name].shape == other[name].shape]
+    if not common:
+        return math.nan
+    a, b = (torch.cat([weights[name] for name in common]).double() for weights in (one, other))
+    return torch.cosine_similarity(a, b, 0).item()
+
+
+def size_rows(study: Study, name: str, moves: Mapping[str, Move], split: str, count: int) -> pd.DataFrame:
+    """How large attacks' perturbations are, and the pixels that err after them: rows attack, linf (of 255), l2, psnr
+    (dB), wrong (per cent), the means over images."""
+    network, rows = study.network(name), []
+    for x, labels in study.batches(split, count):
+        for attack, move in moves.items():
+            moved = move(x, labels)
+            with torch.no_grad():
+                wrong = minimal.fooled(network(moved), labels, void=study.void)
+            delta = (moved - x).flatten(1)
+            psnr = -10 * delta.square().mean(1).log10()
+            values = (255 * delta.abs().amax(1), delta.norm(dim=1), psnr, 100 * wrong)
+            rows += [(attack, *each) for each in torch.stack(values, 1).tolist()]
+    found = pd.DataFrame(rows, columns=["attack", "linf", "l2", "psnr", "wrong"])
+    return found.groupby("attack", sort=False).mean().reset_index()
+
+
+def scene_panels(study: Study, name: str, moves: Mapping[str, Move], scene: int) -> list[list[Panel]]:
+    """One test scene under every attack, two to a row: the attacked image, the perturbation x 10, the prediction."""
+    network, panels = study.network(name), list[Panel]()
+    x, labels = study.scene(scene)
+    for attack, move in moves.items():
+        moved = move(x, labels)[0]
+        with torch.no_grad():
+            predicted = network(moved[None])[0].argmax(0)
+        panels += [photograph(study, moved, attack), Panel("image", 0.5 + 10 * (moved - x[0]), "perturbation × 10")]
+        panels.append(Panel("labels", predicted, "prediction"))
+    return [panels[start : start + 6] for start in range(0, len(panels), 6)]
+
+
+def universal_rows(
+    study: Study, name: str, perturbations: Mapping[str, Tensor], split: str, count: int | None = None
+) -> pd.DataFrame:
+    """How often perturbations C x H x W fool a network: rows perturbation, images of which half the prediction changes,
+    pixels that change, both in per cent, and mIoU."""
+    network, rows = study.network(name), []
+    pairs = [*study.batches(split, count)]
+    x, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    with torch.no_grad():
+        before = network(x).argmax(1)
+        for each, perturbation in perturbations.items():
+            after = network((x + perturbation).clamp(0, 1))
+            changed = (after.argmax(1) != before).flatten(1).double().mean(1)
+            miou = metrics.miou(count_pixels(study, after, labels).sum(0))
+            images = universal.fooling_rate(network, x, perturbation)
+            rows.append((each, *(100 * value for value in (images, changed.mean().item(), miou.item()))))
+    return pd.DataFrame(rows, columns=["perturbation", "images", "pixels", "miou"])
+
+
+def universal_panel(name: str, perturbation: Tensor) -> Panel:
+    """A perturbation C x H x W as a picture, its largest value black or white."""
+    return Panel("image", 0.5 + perturbation / (2 * perturbation.abs().max()), name)

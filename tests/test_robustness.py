@@ -1,0 +1,138 @@
+"""Measurements under attack, against the attacks themselves and against counts made by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gpcore import attacks, metrics, minimal, robustness
+from gpcore.networks import fcn_small, unet_small
+
+EPSILON = 0.03
+
+
+def scene(study, i):
+    image, labels = study.data("test")[i]
+    return image[None], labels[None]
+
+
+def test_bounded_attacks_keep_their_size_and_their_order(study):
+    network, (x, y) = study.network("fcn8s"), scene(study, 0)
+    moves = robustness.bounded(network, EPSILON)
+    loss = {"alone": nn.functional.cross_entropy(network(x), y)}
+    for name, move in moves.items():
+        moved = move(x, y)
+        assert (moved - x).abs().max() == pytest.approx(EPSILON, rel=1e-4) and 0 <= moved.min() <= moved.max() <= 1
+        loss[name] = nn.functional.cross_entropy(network(moved), y)
+    assert torch.equal(moves["FGSM"](x, y), attacks.fgsm(network, x, y, EPSILON).images)
+    assert torch.equal(moves["BIM"](x, y), attacks.bim(network, x, y, EPSILON, steps=10).images)
+    assert loss["FGSM"] > loss["alone"] and loss["BIM"] > loss["FGSM"]
+    assert not torch.equal(moves["PGD"](x, y), moves["PGD"](x, y))  # another random start
+
+
+def test_single_attacks_are_those_of_the_library(study):
+    network, (x, y) = study.network("fcn8s"), scene(study, 0)
+    moves = robustness.single(network, EPSILON, 3)
+    norm = EPSILON * math.sqrt(3 * 96 * 128)
+    assert (moves["PGD, l2"](x, y) - x).norm() <= norm * (1 + 1e-5)
+    wanted = torch.full_like(y, 3)
+    before, after = (nn.functional.cross_entropy(network(i), wanted) for i in (x, moves["PGD, targeted"](x, y)))
+    assert after < before
+    own = network(x).argmax(1)  # an untrained network is right by its own labels alone
+    assert (network(moves["DeepFool"](x, own)).argmax(1) != own).double().mean() >= 0.5
+
+
+def test_counts_pair_every_attack_with_every_answer(study):
+    network = study.network("fcn8s")
+    moves = {"same": lambda x, y: x, "black": lambda x, y: 0 * x, "labels": lambda x, y: x * (y == 3).unsqueeze(1)}
+    answers = {"network": network, "flipped": lambda x: network(x).flip(1)}
+    counts = robustness.attacked_counts(study, moves, answers, "test")
+    assert [*counts] == [(move, answer) for move in moves for answer in answers]
+    for (move, answer), found in counts.items():
+        for i, counted in enumerate(found):
+            x, y = scene(study, i)
+            with torch.no_grad():
+                predicted = answers[answer](moves[move](x, y))[0].argmax(0)
+            assert torch.equal(counted, metrics.confusion(predicted, y[0], 11, study.void))
+
+
+def test_budget_rows_count_images_of_which_half_errs(study, monkeypatch):
+    # right on a share of each image: all, half, less, none
+    shares = [(1.0, 0.5, 0.4, 0.0)[i] for i in range(4)]
+    counts = torch.stack([torch.tensor([[s * 100, (1 - s) * 100], [0, 0]]) for s in shares]).long()
+    monkeypatch.setattr(robustness, "attacked_counts", lambda *rest: {("BIM", "fcn8s"): counts})
+    rows = robustness.budget_rows(study, "fcn8s", [2, 4], "test")
+    assert rows["success"].tolist() == [75, 75] and rows["epsilon"].tolist() == [2, 4]
+    assert rows["miou"].tolist() == pytest.approx([100 * 190 / 400 / 2] * 2)  # IoU .475 and 0
+
+
+def test_transfer_rows_are_gains_backwards(study):
+    network = study.network("fcn8s")
+    rows = robustness.transfer_rows(study, lambda x, y: 0 * x, {"a": network, "b": lambda x: network(1 - x)}, "test")
+    counts = robustness.attacked_counts(study, {"x": lambda x, y: x, "0": lambda x, y: 0 * x}, {"a": network}, "test")
+    before, after = (100 * metrics.miou(counts[move, "a"].sum(0)).item() for move in ("x", "0"))
+    first = rows.iloc[0]
+    assert (first["alone"], first["attacked"]) == pytest.approx((before, after))
+    assert first["drop"] == pytest.approx(before - after) and first["low"] <= first["drop"] <= first["high"]
+    assert rows["network"].tolist() == ["a", "b"] and rows["alone"].nunique() == 2
+
+
+def test_kinship():
+    torch.manual_seed(0)
+    first = fcn_small(11)
+    torch.manual_seed(0)
+    sibling = unet_small(11)
+    torch.manual_seed(1)
+    stranger = fcn_small(11)
+    shared = [n for n, m in first.named_modules() if isinstance(m, nn.Conv2d) and n.startswith("conv")]
+    assert robustness.kinship(first, first) == pytest.approx(1)
+    assert abs(robustness.kinship(first, stranger)) < 0.02
+    torch.testing.assert_close(first.get_submodule(shared[0]).weight, sibling.get_submodule(shared[0]).weight)
+    assert robustness.kinship(first, sibling) > 0.9
+    assert math.isnan(robustness.kinship(first, nn.Conv2d(3, 3, 1)))
+
+
+def test_sizes_by_hand(study):
+    moves = {"half": lambda x, y: x + 0.5, "one": lambda x, y: x + torch.eye(96, 128) * (x == x)}
+    rows = robustness.size_rows(study, "fcn8s", moves, "test", 2).set_index("attack")
+    pixels = 3 * 96 * 128
+    assert rows["linf"].tolist() == pytest.approx([127.5, 255], rel=1e-4)
+    assert rows["l2"].tolist() == pytest.approx([0.5 * pixels**0.5, (3 * 96) ** 0.5], rel=1e-4)
+    assert rows["psnr"].tolist() == pytest.approx([6.0206, 10 * math.log10(128)], rel=1e-4)
+    network, wrong = study.network("fcn8s"), []
+    for i in (0, 1):
+        x, y = study.data("test", 2)[i]
+        wrong.append(100 * minimal.fooled(network(x[None] + 0.5), y[None]).item())
+    assert rows["wrong"]["half"] == pytest.approx(sum(wrong) / 2)
+
+
+def test_panels_show_the_attack_ten_times(study, monkeypatch):
+    moves = {"a": lambda x, y: x + 0.01, "b": lambda x, y: x, "c": lambda x, y: x}
+    rows = robustness.scene_panels(study, "fcn8s", moves, 3)
+    assert [len(row) for row in rows] == [6, 3] and [panel.title for panel in rows[0][::3]] == ["a", "b"]
+    torch.testing.assert_close(rows[0][1].data, torch.full((3, 96, 128), 0.6), atol=1e-5, rtol=0)
+    x, _ = study.scene(3)
+    assert torch.equal(rows[0][5].data, study.network("fcn8s")(x)[0].argmax(0))
+
+
+def test_universal_rows_by_hand(study):
+    x, _ = scene(study, 0)
+    rows = robustness.universal_rows(study, "fcn8s", {"none": 0 * x[0], "white": 1 + 0 * x[0]}, "test")
+    none, white = (row for _, row in rows.iterrows())
+    network = study.network("fcn8s")
+    changed = []
+    for i in range(4):
+        x, _ = scene(study, i)
+        after = network(torch.ones_like(x)).argmax(1)
+        changed.append((after != network(x).argmax(1)).double().mean().item())
+    assert (none["images"], none["pixels"]) == (0, 0)
+    assert white["pixels"] == pytest.approx(100 * sum(changed) / 4)
+    assert white["images"] == pytest.approx(25 * sum(each >= 0.5 for each in changed))
+    counts = robustness.attacked_counts(study, {"": lambda x, y: torch.ones_like(x)}, {"": network}, "test")
+    assert white["miou"] == pytest.approx(100 * metrics.miou(counts["", ""].sum(0)).item())
+
+
+def test_a_universal_perturbation_fills_its_panel():
+    panel = robustness.universal_panel("v", torch.tensor([0.02, -0.04]).view(1, 1, 2))
+    torch.testing.assert_close(panel.data, torch.tensor([0.75, 0.0]).view(1, 1, 2))
