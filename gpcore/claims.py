@@ -1,5 +1,6 @@
 """The claims ledger: what each claim says, when it holds, the verdict that follows from numbers, and all of them."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
@@ -156,9 +157,13 @@ def ledgers(studies: Iterable[str]) -> pd.DataFrame:
 
 
 def compact(rows: pd.DataFrame) -> pd.DataFrame:
-    """Ledger rows for display, three numbers to a line: a network's gain and its interval."""
-    lines = rows["numbers"].str.findall(r"[^; ][^;]*(?:; [^;]+){0,2}")
-    return rows.assign(numbers=lines).explode("numbers").set_index(["id", "claim", "notebook", "verdict"])[["numbers"]]
+    """Ledger rows for display: the notebook's number, intervals as [low, high], numbers in lines of some 60 letters."""
+    folded = rows["numbers"].str.replace(
+        r"(\w+(?<!low) [^;]+); \w*low ([^;]+); \w*high ([^;]+)", r"\1 [\2, \3]", regex=True
+    )
+    lines = folded.map(lambda numbers: re.findall(r"[^; ].{0,60}[^;]*", numbers))
+    shown = rows.assign(notebook=rows["notebook"].str[:2], numbers=lines).explode("numbers")
+    return shown.set_index(["id", "claim", "notebook", "verdict"])[["numbers"]]
 
 
 def tally(rows: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -295,12 +295,14 @@ def test_studies_side_by_side_and_their_tally(finished):
     assert counts.T.to_dict("list") == {"digits": [1, 0, 1, 0, 73], "camvid": [2, 1, 0, 1, 72]}
 
 
-def test_compact_puts_three_numbers_to_a_line():
-    row = {
-        "id": "GP-02",
-        "claim": "c",
-        "notebook": "n",
-        "verdict": "holds",
-        "numbers": "a_gain 1; a_low 0; a_high 2; b 3",
+def test_compact_folds_intervals_and_keeps_the_rest():
+    many = "; ".join(f"number_{i} {i}" for i in range(10))
+    numbers = {
+        "a_gain 1; a_low 0; a_high 2; b 3": ["a_gain 1 [0, 2]; b 3"],
+        "a 0.5; a_low 0.4; gain_low -1; gain_high 1": ["a 0.5; a_low 0.4; gain_low -1; gain_high 1"],
+        many: [many[: many.index("; number_6")], many[many.index("number_6") :]],
     }
-    assert claims.compact(pd.DataFrame([row]))["numbers"].tolist() == ["a_gain 1; a_low 0; a_high 2", "b 3"]
+    for each, lines in numbers.items():
+        row = {"id": "GP-02", "claim": "c", "notebook": "06_name", "verdict": "holds", "numbers": each}
+        shown = claims.compact(pd.DataFrame([row]))
+        assert shown["numbers"].tolist() == lines and {*shown.index} == {("GP-02", "c", "06", "holds")}
