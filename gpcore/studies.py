@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 from torch import nn
@@ -42,17 +43,24 @@ def _context(network: str, **learning: Any) -> dict[str, Refiner]:
 
 
 def _daes(
-    network: str, at: str, build: Callable[[int], nn.Module], sigmas: tuple[float, ...], **learning: Any
+    network: str,
+    at: str,
+    build: Callable[[int], nn.Module],
+    noises: Iterable[tuple[str, float]],
+    suffix: str = "",
+    **learning: Any,
 ) -> dict[str, Refiner]:
-    """DAEs on one network in both scenarios, DAE(y) and DAE(ytrue), each with every noise."""
+    """DAEs on one network: DAE(y) and DAE(ytrue), each with the noises that it is paired with."""
     return {
-        f"{network}-dae-{source}-{sigma}": Refiner(network, at, build, sigma=sigma, truth=source == "truth", **learning)
-        for source in ("y", "truth")
-        for sigma in sigmas
+        f"{network}-dae-{source}-{sigma}{suffix}": Refiner(
+            network, at, build, sigma=sigma, truth=source == "truth", **learning
+        )
+        for source, sigma in noises
     }
 
 
 _DIGITS = Recipe(epochs=10, samples=2000, batch=16, rate=3e-3)
+_BOTH = ("y", "truth")
 _DAE = functools.partial(denoise.DAE, widths=(16, 32, 48, 64, 96, 96), skips=True)
 _DENOISING: dict[str, Any] = {"recipe": dataclasses.replace(_DIGITS, epochs=20, crop=64), "images": 2000}
 DIGITS = Study(
@@ -84,9 +92,9 @@ DIGITS = Study(
     few=12,
     refiners={
         **_context("fcn8s", **_DENOISING),
-        **_daes("fcn8s", "pool4", functools.partial(_DAE, features=128), (0.1,), **_DENOISING),
+        **_daes("fcn8s", "pool4", functools.partial(_DAE, features=128), product(_BOTH, (0.1,)), **_DENOISING),
         **_context("densenet", **_DENOISING),
-        **_daes("densenet", "down4", functools.partial(_DAE, features=136), (0.1, 0.5), **_DENOISING),
+        **_daes("densenet", "down4", functools.partial(_DAE, features=136), product(_BOTH, (0.1, 0.5)), **_DENOISING),
         **{
             f"densenet-dae-y-0.1-{name}": Refiner(
                 "densenet",
@@ -189,29 +197,23 @@ CAMVID = Study(
     few=6,
     refiners={
         **_context("fcn8s", **_CAMVID_DENOISING),
-        **{
-            f"fcn8s-dae-{source}-{sigma}-pool2-upsampled": Refiner(
-                "fcn8s",
-                "pool2",
-                functools.partial(_FINE_DAE, features=128, scale=3.3),
-                sigma=sigma,
-                truth=source == "truth",
-                **_CAMVID_DENOISING,
-            )
-            for source, sigma in (("y", 0.1), ("truth", 0.1), ("truth", 0.5))
-        },
+        **_daes(
+            "fcn8s",
+            "pool2",
+            functools.partial(_FINE_DAE, features=128, scale=3.3),
+            (("y", 0.1), ("truth", 0.1), ("truth", 0.5)),
+            "-pool2-upsampled",
+            **_CAMVID_DENOISING,
+        ),
         **_context("densenet", **_CAMVID_DENSE),
-        **{
-            f"densenet-dae-{source}-{sigma}-down2-upsampled": Refiner(
-                "densenet",
-                "down2",
-                functools.partial(_FINE_DAE, features=52, scale=1.3),
-                sigma=sigma,
-                truth=source == "truth",
-                **_CAMVID_DENSE,
-            )
-            for source, sigma in (("y", 0.1), ("truth", 0.5))
-        },
+        **_daes(
+            "densenet",
+            "down2",
+            functools.partial(_FINE_DAE, features=52, scale=1.3),
+            (("y", 0.1), ("truth", 0.5)),
+            "-down2-upsampled",
+            **_CAMVID_DENSE,
+        ),
     },
 )
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from gpcore.networks import fcn_small
 from gpcore.studies import DIGITS
@@ -11,6 +12,25 @@ from gpcore.study import Study
 
 EPSILON = 0.02
 CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}
+
+
+def network(kind, seed=0):
+    """A small double-precision network for 3 x 4 x 5 images, steep enough for attacks: to "classify" or "segment"."""
+    torch.manual_seed(seed)
+    last = [nn.Flatten(), nn.Linear(6 * 4 * 5, 4)] if kind == "classify" else [nn.Conv2d(6, 4, 3, padding=1)]
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), *last).double().eval()
+    for parameter in model.parameters():
+        parameter.data *= 2
+    return model
+
+
+@pytest.fixture
+def one_core():
+    """Threads would cost tensors of this size more than they give."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import network
 from torch import nn
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.testing import assert_close
@@ -11,27 +12,12 @@ from torch.testing import assert_close
 from gpcore import attacks, guide
 from gpcore.attacks import bim, cross_entropy, fgsm, pgd, project, projected_gradient, random_noise
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 ATTACKS = pytest.mark.parametrize("attack", [fgsm, bim, pgd])
 KINDS = pytest.mark.parametrize("kind", ["classify", "segment"])
 TARGETED = pytest.mark.parametrize("targeted", [False, True])
 BALLS = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 0.6)])
-
-
-@pytest.fixture(autouse=True)
-def _on_one_core():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def network(kind, seed=0):
-    torch.manual_seed(seed)
-    last = [nn.Flatten(), nn.Linear(6 * 4 * 5, 4)] if kind == "classify" else [nn.Conv2d(6, 4, 3, padding=1)]
-    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), *last).double().eval()
-    for parameter in model.parameters():
-        parameter.data *= 2
-    return model
 
 
 def pictures(batch=5):

@@ -4,31 +4,17 @@ import math
 
 import pytest
 import torch
+from conftest import network
 from torch import nn
 from torch.testing import assert_close
 
 from gpcore.minimal import BEYOND, LEAST_C, deepfool, fooled, lbfgs
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 ATTACKS = pytest.mark.parametrize("attack", [deepfool, lbfgs])
 # foolbox warns when it is imported
 FOOLBOX = pytest.mark.filterwarnings("ignore:Please import `gaussian_filter`:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _on_one_core():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def network(kind, seed=0):
-    torch.manual_seed(seed)
-    last = [nn.Flatten(), nn.Linear(6 * 4 * 5, 4)] if kind == "classify" else [nn.Conv2d(6, 4, 3, padding=1)]
-    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), *last).double().eval()
-    for parameter in model.parameters():
-        parameter.data *= 2
-    return model
 
 
 def affine(weight, bias):

@@ -172,3 +172,14 @@ def test_every_refiner_was_trained_by_its_recipe():
             assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(refiner.recipe)))
             for field in ("network", "at", "images", "sigma", "truth"):
                 assert entry["refiner"][field] == getattr(refiner, field)
+
+
+def test_the_subject_is_fcn8s_where_it_gains_a_point(monkeypatch):
+    def gains(**points):
+        score = {name: {"val": 60.0, "miou": 60.0 + points[name.split("-")[0]]} for name in DIGITS.refiners}
+        monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: score[name])
+        return refinement.subject(DIGITS)
+
+    assert gains(fcn8s=1.0, densenet=5.0) == "fcn8s"
+    assert gains(fcn8s=0.9, densenet=5.0) == "densenet"
+    assert gains(fcn8s=0.9, densenet=0.5) == "fcn8s"

@@ -16,15 +16,9 @@ from gpcore import synthesis
 from gpcore.networks import fcn_small
 from gpcore.synthesis import fill, generate, high_frequency, hole_error, inpaint
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 BALLS = pytest.mark.parametrize(("norm", "epsilon", "step_size"), [("linf", 0.1, 0.02), ("l2", 0.6, 0.1)])
-
-
-@pytest.fixture(autouse=True)
-def _on_one_core():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Named(nn.Module):

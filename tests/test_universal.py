@@ -11,13 +11,7 @@ from torch.testing import assert_close
 from gpcore.minimal import BEYOND
 from gpcore.universal import fooling_rate, gd_uap, uap
 
-
-@pytest.fixture(autouse=True)
-def _on_one_core():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def network(kind="classify", seed=0, act=nn.Tanh):
