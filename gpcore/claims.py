@@ -100,10 +100,19 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "DAE-09": lambda n: n["sigma_truth"] > n["sigma_y"],
     "DAE-10": lambda n: _above_zero(n, "difference"),
     "DAE-11": lambda n: _above_zero(n, "difference"),
+    "ROB-01": lambda n: n["robust"] <= 0.2 * n["standard"],
+    "ROB-02": lambda n: n["rb"] > 2 * n["pre"],
+    "ROB-03": lambda n: _above_zero(n, "at_over_rb"),
+    "ROB-04": lambda n: _above_zero(n, "pre_over_at"),
     "ROB-05": lambda n: _all(_above_zero(n, "bim_over_fgsm"), _above_zero(n, "pgd_over_bim")),
     "ROB-06": lambda n: n["share"] > 25,  # per cent of the white-box drop
     "ROB-07": lambda n: n["images"] >= 50,
     "ROB-08": lambda n: _reaches(n, "data_free", 2, "noise") and n["data_free"] > 0,
+    "ROB-09": lambda n: _all(n["at_below_pre"] >= 80, n["high_pre"] > 2 * n["high_at"]),  # per cent
+    "ROB-10": lambda n: _all(_above_zero(n, "pre_over_rb"), _above_zero(n, "rb_over_at")),
+    "ROB-11": lambda n: n["variation"] > 0.25,
+    "ROB-12": lambda n: _all(_above_zero(n, "at_over_chance"), _above_zero(n, "at_over_pre")),
+    "ROB-13": lambda n: n["correlation"] > 0.6,
     "LEC-14": lambda n: _above_zero(n, "gain"),
 }
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from scipy import optimize
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from gpcore.attacks import Bounds, check, clip, cross_entropy, expect, norms, wide
 from gpcore.cut import Rest, cut, untouched
 from gpcore.gradient import differentiable, logits_of, normalise, pseudo_labels
+from gpcore.progress import progress
 
 BEYOND = 1e-4  # by which DeepFool steps over a border: where images are clipped it may else never get there
 LEAST_C = 1e-5  # to which L-BFGS finds its weight
@@ -104,7 +104,7 @@ def lbfgs(
     expect("iterations", iterations, iterations >= 1, "at least 1")
     with untouched(model):
         images, rest, _ = cut(model, images, None)
-        pairs = zip(tqdm(images.split(1), desc="L-BFGS"), labels.to(images.device).split(1), strict=True)
+        pairs = zip(progress(images.split(1), desc="L-BFGS"), labels.to(images.device).split(1), strict=True)
         found = [_lbfgs(rest, *pair, targeted, iterations, share, bounds, void) for pair in pairs]
     return Adversarial(*map(torch.cat, zip(*found, strict=True)))
 

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from gpcore import metrics
+from gpcore import metrics, tables
 from gpcore.experiments import Answer
 from gpcore.study import Study
 
@@ -48,5 +48,4 @@ def rows(study: Study, methods: Mapping[str, Answer], split: str, images: int | 
 
 def more_recovered(found: pd.DataFrame, method: str, other: str) -> metrics.Interval:
     """Regions per 100 images that one method recovers beyond another's, from `rows`."""
-    each = found.pivot(index="image", columns="method", values="recovered")
-    return metrics.bootstrap(torch.mean, 100 * torch.tensor((each[method] - each[other]).to_numpy()).double())
+    return tables.margin(found, "recovered", method, other, scale=100)

@@ -11,7 +11,7 @@ from torch import nn
 from gpcore import denoise, networks
 from gpcore.crf import CRFRNN
 from gpcore.datasets import camvid, classification, digits
-from gpcore.study import POOLS, Network, Recipe, Refiner, Study
+from gpcore.study import POOLS, Attack, Network, Recipe, Refiner, Study
 
 
 def _fcns(build: Callable[..., nn.Module], recipe: Recipe, start: str = "") -> dict[str, Network]:
@@ -59,6 +59,7 @@ def _daes(
     }
 
 
+_CROPS = Attack(epsilon=0.5, steps=3, step_size=0.25, norm="l2")
 _DIGITS = Recipe(epochs=10, samples=2000, batch=16, rate=3e-3)
 _BOTH = ("y", "truth")
 _DAE = functools.partial(denoise.DAE, widths=(16, 32, 48, 64, 96, 96), skips=True)
@@ -108,6 +109,28 @@ DIGITS = Study(
             for name, off in (("skipless", {"skips": False}), ("upsampled", {"switches": False}))
         },
     },
+    robust={
+        "backbone": Network(
+            networks.crop_classifier,
+            "backbone",
+            dataclasses.replace(_DIGITS, samples=16_000, batch=64, attack=_CROPS),
+            dataset=lambda split: digits.Crops(split, 32_000),  # of 500 mosaics, as many as are kept
+        ),
+        "rb": Network(
+            networks.fcn_small,
+            "rb",
+            dataclasses.replace(_DIGITS, epochs=4, frozen=("conv",)),
+            start="backbone",
+        ),
+        "at-small": Network(networks.fcn_small, "at-small", dataclasses.replace(_DIGITS, attack=Attack())),
+        "at-large": Network(networks.fcn_deep, "at-large", dataclasses.replace(_DIGITS, epochs=5, attack=Attack())),
+        "at-tuned": Network(
+            networks.fcn_small,
+            "at-tuned",
+            dataclasses.replace(_DIGITS, epochs=6, rate=2e-3, attack=Attack()),
+            start="fcn",
+        ),
+    },
 )
 SCENES = dataclasses.replace(
     DIGITS,
@@ -119,6 +142,7 @@ SCENES = dataclasses.replace(
     crfs=(),
     seeds={},
     refiners={},
+    robust={},
 )
 STAGES = dataclasses.replace(
     SCENES,
@@ -215,6 +239,15 @@ CAMVID = Study(
             **_CAMVID_DENSE,
         ),
     },
+    robust={
+        "at-small": Network(
+            networks.fc_densenet_small,
+            "at-small",
+            dataclasses.replace(_CAMVID_DENSENET, epochs=4, rate=1e-3, crop=128, attack=Attack()),
+            start="densenet",
+        )
+    },
+    standard="densenet",
 )
 
 

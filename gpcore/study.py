@@ -1,15 +1,14 @@
 """What a study is: data splits, the networks trained on them, what refines their predictions, and tuned settings."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
 
 from gpcore import denoise, weights
+from gpcore.progress import progress
 
 POOLS = ("pool1", "pool2", "pool3", "pool4", "pool5")
 Data = Dataset[tuple[Tensor, Tensor]]
@@ -61,7 +60,8 @@ class Network:
 
     Networks with one `store` share their weights; the last of them is the one that is trained. `start` names the
     store, or "imagenet", whose weights the training starts from. At each of `layers` an epsilon of its own is chosen.
-    A classifier's neighbours may be sought among the activations of any of `features`.
+    A classifier's neighbours may be sought among the activations of any of `features`. `dataset` is what a network
+    learns from that is not made for the study's own task.
     """
 
     build: Callable[[int], nn.Module]
@@ -70,6 +70,7 @@ class Network:
     start: str = ""
     layers: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    dataset: Callable[[str], Data] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Study:
     `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
     settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
     `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. Trainings with other
-    `seeds` tell a network's spread.
+    `seeds` tell a network's spread. The `robust` networks, trained against attacks, are none of those that the
+    notebooks on guided perturbation compare; of these, `standard` is their counterpart.
     """
 
     name: str
@@ -118,6 +120,8 @@ class Study:
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     few: int = 0
     refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
+    robust: Mapping[str, Network] = dataclasses.field(default_factory=dict)
+    standard: str = "fcn8s"
 
     def data(self, split: str, count: int | None = None) -> Data:
         """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
@@ -132,27 +136,29 @@ class Study:
     def batches(self, split: str, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The same in batches (B x 3 x H x W, B x H x W), under a progress bar."""
         loader = DataLoader(self.data(split, count), self.batch)
-        # tqdm's notebook bar does not heed TQDM_DISABLE by itself
-        yield from tqdm(loader, desc=f"{self.name} {split}", leave=False, disable="TQDM_DISABLE" in os.environ)
+        yield from progress(loader, desc=f"{self.name} {split}")
 
     def scene(self, index: int, split: str = "test") -> tuple[Tensor, Tensor]:
         """One image (1 x 3 x H x W) and its labels (1 x H x W)."""
         image, labels = self.dataset(split)[index]
         return image[None], labels[None]
 
+    def plan(self, name: str) -> Network | Refiner:
+        """A network or refiner by its name.  Raises ValueError for an unknown one."""
+        every: dict[str, Network | Refiner] = {**self.networks, **self.robust, **self.refiners}
+        if name not in every:
+            raise ValueError(f"network: got {name!r}, expected one of {', '.join(every)}")
+        return every[name]
+
     def weights(self, name: str, seed: int = 0) -> str:
-        """The name under which a network's or refiner's weights are stored.  Raises ValueError for an unknown name."""
-        if name in self.refiners:
-            return f"{self.name}/{name}-seed{seed}"
-        if name not in self.networks:
-            raise ValueError(f"network: got {name!r}, expected one of {', '.join(self.networks)}")
-        return f"{self.name}/{self.networks[name].store}-seed{seed}"
+        """The name under which a network's or refiner's weights are stored."""
+        plan = self.plan(name)
+        return f"{self.name}/{plan.store if isinstance(plan, Network) else name}-seed{seed}"
 
     def network(self, name: str, seed: int = 0) -> nn.Module:
         """A trained network or refiner in evaluation mode."""
         state = weights.load(self.weights(name, seed))
-        plan: Network | Refiner = self.refiners[name] if name in self.refiners else self.networks[name]
-        network = plan.build(len(self.classes))
+        network = self.plan(name).build(len(self.classes))
         network.load_state_dict(state)
         return network.eval()
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from gpcore.attacks import Bounds, Descent, check, clip, cross_entropy, expect, projected_gradient, random_noise, wide
 from gpcore.cut import cut, untouched
 from gpcore.gradient import check_images
+from gpcore.progress import progress
 
 
 def inpaint(
@@ -45,7 +45,7 @@ def inpaint(
     expect("noise", noise, 0 <= noise < math.inf, "a finite number, at least 0")
     filled, hole = fill(images, mask), mask.to(images.device).unsqueeze(1)
     pixels = (labels != void).flatten(1).sum(1).clamp_min(1).to(images)
-    with untouched(model), tqdm(total=steps + 1, desc="synthesis") as bar:
+    with untouched(model), progress(total=steps + 1, desc="synthesis") as bar:
         noisy = clip(filled + hole * random_noise(images, noise, "linf", seed=seed), bounds)
         start, rest, _ = cut(model, noisy, None)
         fit = cross_entropy(rest, labels, void=void)

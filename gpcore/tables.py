@@ -18,6 +18,10 @@ NAMES = {
     "unet": "U-Net",
     "crfrnn": "FCN-8s + CRF-RNN",
     "densenet": "FC-DenseNet",
+    "rb": "RB",
+    "at-small": "AT-small",
+    "at-large": "AT-large",
+    "at-tuned": "AT-tuned",
 }
 # the published network that each is compared with
 PUBLISHED = {**NAMES, "deeplab": "DeepLab-VGG16", "crfrnn": "CRFasRNN-coco"}
@@ -220,6 +224,12 @@ def by_group(rows: pd.DataFrame, by: str, value: str, *, scale: float = 1.0) -> 
         interval = metrics.bootstrap(torch.mean, scale * torch.tensor(part[value].to_numpy()))
         table.append((group, *interval))
     return pd.DataFrame(table, columns=[by, "mean", "low", "high"])
+
+
+def margin(rows: pd.DataFrame, value: str, method: str, other: str, *, scale: float = 1.0) -> metrics.Interval:
+    """The mean over images by which one method's value exceeds another's; rows have the columns image and method."""
+    wide = rows.pivot(index="image", columns="method", values=value).astype(float)
+    return metrics.bootstrap(torch.mean, scale * torch.tensor((wide[method] - wide[other]).to_numpy()))
 
 
 def distance_medians(rows: pd.DataFrame) -> pd.DataFrame:

@@ -147,8 +147,9 @@ def fit(
 
 def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None:
     """Fits the network kept in `store` and saves it, then chooses the settings of all that share it on "val"."""
-    sharing = [name for name, network in chosen.networks.items() if network.store == store]
-    planned = chosen.networks[sharing[-1]]
+    networks = {**chosen.networks, **chosen.robust}
+    sharing = [name for name, network in networks.items() if network.store == store]
+    planned = networks[sharing[-1]]
     torch.manual_seed(seed)
     network: Any = planned.build(len(chosen.classes))
     started = start(network, planned.start, chosen, seed)
@@ -162,7 +163,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
 
     trained, history = fit(
         network,
-        lambda: batches(chosen.dataset("train"), planned.recipe),
+        lambda: batches((planned.dataset or chosen.dataset)("train"), planned.recipe),
         objective,
         planned.recipe,
         checkpoint=checkpoint,
@@ -173,7 +174,8 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(planned.recipe), "loss": history}
     base = f"{chosen.name}/{planned.start}-seed{seed}" if planned.start not in ("", "imagenet") else ""
     weights.save(name, trained.cpu().state_dict(), info, half=True, base=base)
-    weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
+    if not planned.dataset:  # for a task of its own there is nothing to choose
+        weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
 
 
 def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") -> None:
@@ -268,7 +270,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    stores = dict.fromkeys(network.store for network in args.study.networks.values())
+    stores = dict.fromkeys(each.store for each in (*args.study.networks.values(), *args.study.robust.values()))
     known = [*stores, *args.study.refiners]
     for store in args.only or known:
         if store not in known:

@@ -8,7 +8,7 @@ import torch
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore import experiments, metrics, neighbours
-from gpcore.study import Study
+from gpcore.study import Network, Study
 
 LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
 
@@ -19,20 +19,25 @@ def tune(chosen: Study, name: str, seed: int = 0) -> dict[str, object]:
     With them the scores (mIoU of 100) over the whole sweep, `val` being the network alone. For a classifier, see
     `neighbours.choose`.
     """
-    if chosen.networks[name].features:
+    planned = chosen.plan(name)
+    assert isinstance(planned, Network)
+    if planned.features:
         return neighbours.choose(chosen, name)
-    base, best, sweep = choose(chosen, name, chosen.epsilons, seed=seed)
+    epsilons = list(chosen.epsilons)
+    if name not in chosen.networks:  # what resists attacks takes larger steps to move
+        epsilons += [epsilons[-1] * factor for factor in (2, 4, 8)]
+    base, best, sweep = choose(chosen, name, epsilons, seed=seed)
     found: dict[str, object] = {"epsilon": best, "val": base, "sweep": sweep}
     if seed:
         return found
-    if chosen.networks[name].layers:
+    if planned.layers:
         _, best, sweep = choose(chosen, name, chosen.epsilons, signal="entropy", count=chosen.images["val"] // 2)
         found["entropy"] = {"epsilon": best, "sweep": sweep}
-    for layer in chosen.networks[name].layers:
+    for layer in planned.layers:
         epsilons = [float(f"{factor * layer_scale(chosen, name, layer):.2g}") for factor in LAYER_FACTORS]
         _, best, sweep = choose(chosen, name, epsilons, at=layer, count=chosen.images["val"] // 2)
         found[layer] = {"epsilon": best, "sweep": sweep}
-    if chosen.crfs:
+    if chosen.crfs and name in chosen.networks:
         counts = experiments.crf_grid_counts(chosen, name, "val", chosen.images["val"] // 4)
         scores = (100 * metrics.miou(counts.sum(1))).tolist()
         grid = {json.dumps(crf): round(score, 4) for crf, score in zip(chosen.crfs, scores, strict=True)}

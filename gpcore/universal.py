@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from gpcore.attacks import Bounds, check, clip, expect, project, random_noise
 from gpcore.cut import cut, untouched
 from gpcore.gradient import as_generator, check_images, logits_of
 from gpcore.minimal import deepfool
+from gpcore.progress import progress
 
 EPSILON = 10 / 255  # of both papers
 PART = 100  # images that are predicted at once
@@ -56,7 +56,7 @@ def uap(
     generator = as_generator(seed)
     while len(rates) < passes and max(rates, default=0.0) < rate:
         order = torch.randperm(len(images), generator=generator, device=generator.device).tolist()
-        for i in tqdm(order, desc=f"UAP, pass {len(rates) + 1}"):
+        for i in progress(order, desc=f"UAP, pass {len(rates) + 1}"):
             x = clip(images[i : i + 1] + v, bounds)
             found = deepfool(model, x, labels[i : i + 1], **options)
             if found.fooled:  # where v did so before, nothing has moved
@@ -107,7 +107,7 @@ def gd_uap(
         images, rest, _ = cut(model, background.unsqueeze(0), None)
         v = random_noise(images, epsilon, "linf", seed=seed).requires_grad_()
         adam, best, saturation = torch.optim.Adam([v], lr=epsilon / 100), v.detach(), 0.0
-        for _ in tqdm(range(steps), desc="GD-UAP"):
+        for _ in progress(range(steps), desc="GD-UAP"):
             terms.clear()
             rest(images + v)
             expect("at", list(at), terms, "modules that the model calls")

@@ -175,6 +175,18 @@ CASES = {
         "difference 1; difference_low -0.1; difference_high 2": "undecided",
         "difference -1; difference_low -2; difference_high -0.1": "fails",
     },
+    "ROB-01": {"standard 50; robust 10": "holds", "standard 50; robust 10.1": "fails"},
+    "ROB-02": {"pre 5; rb 10.1": "holds", "pre 5; rb 10": "fails"},
+    "ROB-03": {
+        "at_over_rb 1; at_over_rb_low 0.1; at_over_rb_high 2": "holds",
+        "at_over_rb 1; at_over_rb_low -0.1; at_over_rb_high 2": "undecided",
+        "at_over_rb -1; at_over_rb_low -2; at_over_rb_high -0.1": "fails",
+    },
+    "ROB-04": {
+        "pre_over_at 1; pre_over_at_low 0.1; pre_over_at_high 2": "holds",
+        "pre_over_at 1; pre_over_at_low -0.1; pre_over_at_high 2": "undecided",
+        "pre_over_at -1; pre_over_at_low -2; pre_over_at_high -0.1": "fails",
+    },
     "ROB-05": {
         "bim_over_fgsm 9; pgd_over_bim 1; pgd_over_bim_low 0.1; pgd_over_bim_high 2": "holds",
         "bim_over_fgsm 9; pgd_over_bim 1; pgd_over_bim_low -0.1; pgd_over_bim_high 2": "undecided",
@@ -184,6 +196,25 @@ CASES = {
     "ROB-06": {"share 25.1": "holds", "share 25": "fails"},
     "ROB-07": {"images 50": "holds", "images 49.9": "fails"},
     "ROB-08": {"data_free 4; noise 2": "holds", "data_free 3.9; noise 2": "fails", "data_free 0; noise 0": "fails"},
+    "ROB-09": {
+        "at_below_pre 80; high_pre 41; high_at 20": "holds",
+        "at_below_pre 79; high_pre 41; high_at 20": "fails",
+        "at_below_pre 80; high_pre 40; high_at 20": "fails",
+    },
+    "ROB-10": {
+        "pre_over_rb 1; rb_over_at 1; rb_over_at_low 0.1; rb_over_at_high 2": "holds",
+        "pre_over_rb 1; rb_over_at 1; rb_over_at_low -0.1; rb_over_at_high 2": "undecided",
+        "pre_over_rb -1; rb_over_at 1": "fails",
+        "pre_over_rb 1; rb_over_at -1": "fails",
+    },
+    "ROB-11": {"variation 0.251": "holds", "variation 0.25": "fails"},
+    "ROB-12": {
+        "at_over_chance 9; at_over_pre 1; at_over_pre_low 0.1; at_over_pre_high 2": "holds",
+        "at_over_chance 9; at_over_pre 1; at_over_pre_low -0.1; at_over_pre_high 2": "undecided",
+        "at_over_chance 9; at_over_pre -1": "fails",
+        "at_over_chance -9; at_over_pre 1": "fails",
+    },
+    "ROB-13": {"correlation 0.601": "holds", "correlation 0.6": "fails"},
     "LEC-14": {
         "gain 0.1; low 0.01; high 0.2": "holds",
         "gain 0.1; low -0.01; high 0.2": "undecided",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gpcore.datasets import digits
-from gpcore.datasets.digits import CLASSES, EXAMPLES, GROUND, Digits, handwriting
+from gpcore.datasets.digits import CLASSES, EXAMPLES, GROUND, Crops, Digits, handwriting
 
 
 def test_a_mosaic_is_a_function_of_split_index_and_seed():
@@ -98,3 +98,27 @@ def test_errors_name_what_came():
         Digits("dev", 3)
     with pytest.raises(IndexError, match=r"got 3, expected 0 <= index < 3"):
         Digits("val", 3)[3]
+
+
+def test_crops_are_cut_from_mosaics_and_named_by_their_middle():
+    crops = Crops("val", 130)
+    places = set()
+    for i in (0, 1, 63, 64, 129):
+        picture, label = crops[i]
+        mosaic, labels = Digits("val", 3)[i // 64]
+        # everywhere that the mosaic shows the same 32 x 32 values
+        same = (mosaic.unfold(1, 32, 1).unfold(2, 32, 1) == picture[:, None, None]).flatten(3).all(3).all(0)
+        ((top, left),) = same.nonzero().tolist()
+        assert label == labels[top + 16, left + 16]
+        places.add((top, left))
+    assert len(crops) == 130 and len(places) == 5
+    assert torch.equal(Crops("val", 1000)[63][0], crops[63][0])
+    assert not torch.equal(Crops("val", 130, seed=1)[63][0], crops[63][0])
+
+
+def test_crops_lie_anywhere_and_no_class_dominates(monkeypatch):
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
+    plane = torch.stack([rows, columns, rows])
+    monkeypatch.setattr(Digits, "__getitem__", lambda self, index: (plane, plane[0].long()))
+    corners = torch.stack([Crops("val", 2000)[i][0][:2, 0, 0] for i in range(2000)])
+    assert corners.amin(0).tolist() == [0, 0] and corners.amax(0).tolist() == [64, 96]

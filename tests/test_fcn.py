@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpcore.networks import FCN, fcn_small, fcn_vgg16
+from gpcore.networks import FCN, crop_classifier, fcn_deep, fcn_small, fcn_vgg16
 
 
 def count(network):
@@ -12,6 +12,9 @@ def count(network):
 def test_parameter_counts():
     assert count(fcn_vgg16(11)) == 17_351_265
     assert count(fcn_small(11)) == 858_201
+    assert count(fcn_deep(11)) == 1_262_825
+    for network in (fcn_deep(3), fcn_vgg16(3)):
+        assert sum(name.startswith("conv") and not name.endswith("bn") for name, _ in network.named_children()) == 13
 
 
 @pytest.mark.parametrize("stride", [32, 16, 8])
@@ -32,6 +35,16 @@ def test_one_trunk_serves_three_strides():
         network = fcn_small(11, stride).eval()
         network.load_state_dict(fine.state_dict())
         assert torch.allclose(network(images), logits, atol=1e-6)
+
+
+def test_a_crop_classifier_is_an_fcn_averaged_over_its_map():
+    classifier, network = crop_classifier(11).eval(), fcn_small(11, 32).eval()
+    network.load_state_dict(classifier.state_dict())
+    crops = torch.rand(3, 3, 64, 32)
+    scores = network.scores(crops)[-1]
+    assert scores.shape == (3, 11, 2, 1)
+    torch.testing.assert_close(classifier(crops), (scores[:, :, 0, 0] + scores[:, :, 1, 0]) / 2)
+    assert torch.equal(classifier.supervised(crops)[0], classifier(crops))
 
 
 def test_scores_add_up_the_skips():

@@ -271,7 +271,7 @@ def test_a_bar_shows_how_far_it_is(monkeypatch):
         bars.append(tqdm(**options, disable=False, file=io.StringIO()))
         return bars[-1]
 
-    monkeypatch.setattr(synthesis, "tqdm", bar)
+    monkeypatch.setattr(synthesis, "progress", bar)
     inpaint(network(), *scene(), steps=7)
     assert [(each.n, each.total) for each in bars] == [(8, 8)]
 

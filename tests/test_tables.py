@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gpcore import results, tables
+from gpcore import metrics, results, tables
 from gpcore.experiments import toy_rows
 
 
@@ -160,3 +160,14 @@ def test_by_class_has_a_line_per_method():
     assert [row[c] for c in ("a", "b")] == pytest.approx([100 * 4 / 7, 100 * 4 / 7])
     assert row["mean IoU"] == pytest.approx(100 * 4 / 7)
     assert row["global accuracy"] == pytest.approx(100 * 8 / 11)
+
+
+def test_margin_pairs_images():
+    values = {"a": [5.0, 1.0, 9.0, 4.0], "b": [1.0, 1.0, 2.0, 8.0]}
+    rows = pd.DataFrame(
+        [(i, m, values[m][i]) for m in ("b", "a") for i in (2, 0, 3, 1)], columns=["image", "method", "v"]
+    )
+    found = tables.margin(rows, "v", "a", "b", scale=10)
+    assert found.value == pytest.approx(10 * (4 + 0 + 7 - 4) / 4)
+    by_hand = metrics.bootstrap(torch.mean, torch.tensor([40.0, 0.0, 70.0, -40.0], dtype=torch.double))
+    assert found == pytest.approx(by_hand) and found.low < 0 < found.high

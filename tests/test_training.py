@@ -9,7 +9,7 @@ from torch import nn
 
 from gpcore import denoise, experiments, metrics, paths, studies, training, tuning, weights
 from gpcore.attacks import pgd, random_noise
-from gpcore.networks import fcn_small
+from gpcore.networks import crop_classifier, fcn_small
 from gpcore.networks.classifiers import Classifier
 from gpcore.studies import DIGITS
 from gpcore.study import Attack, Network, Recipe, Refiner
@@ -341,16 +341,46 @@ def test_subsets_are_evenly_spaced():
     assert torch.equal(data[1][0], DIGITS.dataset("val")[25][0])
 
 
+def test_a_robust_network_may_learn_from_data_of_its_own_and_is_not_tuned_then(monkeypatch, tmp_path):
+    """Crops in which one channel is the class, though the study's own data are mosaics."""
+    crops = [
+        (torch.rand(3, 32, 32) * 0.1 + 0.9 * torch.eye(3)[i % 3].view(3, 1, 1), torch.tensor(i % 3)) for i in range(8)
+    ]
+    plan = Network(crop_classifier, "backbone", RECIPE, dataset=lambda split: {"train": crops}[split])
+    chosen = dataclasses.replace(DIGITS, robust={"backbone": plan})
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    saved = {}
+    monkeypatch.setattr(weights, "save", lambda name, state, info, **options: saved.update({name: (info, options)}))
+    monkeypatch.setattr(weights, "update", lambda name, **fields: pytest.fail("tuned"))
+    training.train(chosen, "backbone")
+    ((info, options),) = saved.values()
+    assert [*saved] == ["digits/backbone-seed0"] and options["base"] == ""
+    assert info["loss"][-1] < info["loss"][0]
+
+
+def test_frozen_layers_of_a_robust_backbone_are_not_stored_twice():
+    """RB keeps the backbone's convolutions, to the bit, and has a head of its own."""
+    entry = weights.info("digits/rb-seed0")
+    backbone, rb = (weights.load(f"digits/{name}-seed0") for name in ("backbone", "rb"))
+    kept = [name for name in rb if name.startswith("conv") and name.endswith("weight")]
+    assert len(kept) == 16 and all(torch.equal(rb[name], backbone[name]) for name in kept)
+    assert entry["base"] == "digits/backbone-seed0" and set(kept) <= set(entry["shared"])
+    assert not torch.equal(rb["score_pool3.weight"], backbone["score_pool3.weight"])
+
+
 def test_committed_weights_score_as_recorded():
     """All validation mosaics, every network, within print precision."""
     found = {}
-    for name, network in DIGITS.networks.items():
+    robust = {name: network for name, network in DIGITS.robust.items() if not network.dataset}
+    for name, network in {**DIGITS.networks, **robust}.items():
         found[name] = 100 * metrics.miou(experiments.base_counts(DIGITS, name, "val").sum(0)).item()
         entry = weights.info(DIGITS.weights(name))
         assert found[name] == pytest.approx(entry["networks"][name]["val"], abs=0.05)
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(network.recipe)))
     assert found["fcn32s"] < found["fcn16s"] < found["fcn8s"]
     assert found["fcn8s"] > 75
+    entry = weights.info(DIGITS.weights("backbone"))
+    assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(DIGITS.robust["backbone"].recipe)))
 
 
 def test_a_network_starts_from_what_fits(monkeypatch):

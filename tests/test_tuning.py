@@ -38,6 +38,14 @@ def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
     assert set(tuned) > {"pool1", "pool2", "pool3", "pool4", "entropy"}
 
 
+def test_a_robust_network_has_a_larger_epsilon_and_no_crf(monkeypatch):
+    tried = []
+    monkeypatch.setattr(tuning, "choose", lambda *args, **rest: (50.0, tried.extend(args[2]) or 0.1, {"0.1": 50.0}))
+    monkeypatch.setattr(experiments, "crf_grid_counts", lambda *args: pytest.fail("a CRF was tried"))
+    assert tuning.tune(DIGITS, "at-small") == {"epsilon": 0.1, "val": 50.0, "sweep": {"0.1": 50.0}}
+    assert tried == [0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
+
+
 def test_a_classifier_is_tuned_by_its_neighbours(monkeypatch):
     monkeypatch.setattr(neighbours, "choose", lambda study, name: {"epsilon": 0.04, "of": (study.name, name)})
     assert tuning.tune(HANDWRITING, "classifier") == {"epsilon": 0.04, "of": ("handwriting", "classifier")}

@@ -68,6 +68,28 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
         return image.clone(), (scenes if self.scenes else digits).clone()
 
 
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Crops of mosaics of one split as (3 x 32 x 32 image, int64 class of the pixel in its middle), anywhere.
+
+    Each mosaic gives 64, at places that are a pure function of (split, index, seed).
+    """
+
+    size, each = 32, 64
+
+    def __init__(self, split: str, count: int, *, seed: int = 0) -> None:
+        self.mosaics, self.count, self.seed = Digits(split, -(-count // self.each), seed=seed), count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, labels = self.mosaics[index // self.each]
+        rng = np.random.default_rng([self.seed, list(EXAMPLES).index(self.mosaics.split), index])
+        top, left = rng.integers((HEIGHT - self.size + 1, WIDTH - self.size + 1)).tolist()
+        rows, columns = (slice(start, start + self.size) for start in (top, left))
+        return image[:, rows, columns], labels[top + self.size // 2, left + self.size // 2]
+
+
 @functools.lru_cache(maxsize=512)  # notebooks come back to the same few hundred
 def _mosaic(split: str, index: int, seed: int, noise: float) -> tuple[Tensor, Tensor, Tensor]:
     """One mosaic and its labels of 11 and of 41 classes."""

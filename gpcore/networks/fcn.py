@@ -63,6 +63,23 @@ class FCN(Trunk):
         ]
 
 
+class CropClassifier(FCN):
+    """What FCN-32s' trunk and head say of a whole small image: B x K logits, the mean of its score map.
+
+    Its weights fit an `FCN` of the same stages, to which it is a backbone trained for classification.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, stride=32, **options)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scores(images)[-1].mean((2, 3))
+
+    def supervised(self, images: Tensor) -> list[Tensor]:
+        """Logits B x K of every output that training supervises."""
+        return [self(images)]
+
+
 def _sum(coarse: Tensor, fine: Tensor) -> Tensor:
     return coarse[..., : fine.shape[-2], : fine.shape[-1]] + fine
 
@@ -72,6 +89,19 @@ def fcn_vgg16(classes: int, stride: int = 8) -> FCN:
     return FCN(classes, VGG16, 512, stride=stride, dropout=0.1)
 
 
+_MOSAICS: dict[str, Any] = {"batch_norm": True, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
 def fcn_small(classes: int, stride: int = 8) -> FCN:
     """The same shape for 3-channel digit mosaics: eight batch-normalised convolutions (0.9 M parameters)."""
-    return FCN(classes, SMALL, 128, stride=stride, batch_norm=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return FCN(classes, SMALL, 128, stride=stride, **_MOSAICS)
+
+
+def fcn_deep(classes: int) -> FCN:
+    """FCN-8s for digit mosaics with thirteen convolutions, as many as VGG16 has (1.3 M parameters)."""
+    return FCN(classes, [(width, depth + 1) for width, depth in SMALL], 128, **_MOSAICS)
+
+
+def crop_classifier(classes: int) -> CropClassifier:
+    """A classifier of crops of digit mosaics, on `fcn_small`'s trunk."""
+    return CropClassifier(classes, SMALL, 128, **_MOSAICS)
