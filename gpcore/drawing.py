@@ -5,6 +5,7 @@ Adversarially Robust Segmentation Models Learn Perceptually-Aligned Gradients, a
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,7 +20,7 @@ from gpcore.gradient import logits_of
 COLOUR = "mean colour"
 
 
-def scaled(values: int, steps: int, share: float = 1.0) -> dict[str, float]:
+def scaled(values: int, steps: int, share: float = 1.0) -> dict[str, Any]:
     """Published settings for so many free values of an image: epsilon 21.6 for a hole of 3 x 60 x 60 values, and steps
     that add up to 72 there. Both grow with the root of the number, so that a value may change by as much as there, or
     by a `share` of that."""
@@ -42,14 +43,14 @@ def middle(images: Tensor, side: int) -> Tensor:
 
 
 def inpaintings(
-    networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, mask: Tensor, **settings: float
+    networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, mask: Tensor, **settings: Any
 ) -> dict[str, Tensor]:
     """Holes filled in every way: with the mean colour, by the biharmonic equation, and by each network's gradient."""
     pairs = zip(images.movedim(1, -1).numpy(), mask.numpy(), strict=True)
     smooth = [torch.from_numpy(inpaint_biharmonic(image, hole, channel_axis=-1)) for image, hole in pairs]
     found = {COLOUR: synthesis.fill(images, mask), "biharmonic": torch.stack(smooth).movedim(-1, 1).to(images)}
     for name, network in networks.items():
-        found[name] = synthesis.inpaint(network, images, labels, mask, **settings).images  # type: ignore[arg-type]
+        found[name] = synthesis.inpaint(network, images, labels, mask, **settings).images
     return found
 
 
@@ -96,7 +97,7 @@ def hole_panels(found: Mapping[str, Tensor], images: Tensor, mask: Tensor, count
 
 
 def location_rows(
-    network: nn.Module, image: Tensor, labels: Tensor, side: int, stride: int, **settings: float
+    network: nn.Module, image: Tensor, labels: Tensor, side: int, stride: int, **settings: Any
 ) -> tuple[pd.DataFrame, Tensor]:
     """One image (1 x C x H x W; labels 1 x H x W) with a hole of `side` pixels at every position of a grid.
 
@@ -108,7 +109,7 @@ def location_rows(
     corners = [(t, left) for t in range(0, height - side + 1, stride) for left in range(0, width - side + 1, stride)]
     images, truth = image.expand(len(corners), -1, -1, -1), labels.expand(len(corners), -1, -1)
     mask = squares((height, width), corners, side)
-    found = synthesis.inpaint(network, images, truth, mask, **settings).images  # type: ignore[arg-type]
+    found = synthesis.inpaint(network, images, truth, mask, **settings).images
     quality = quality_rows({"error": found, COLOUR: synthesis.fill(images, mask)}, images, mask)
     errors = quality.pivot(index="image", columns="method", values="error")
     rows = pd.DataFrame(corners, columns=["top", "left"])
@@ -155,13 +156,13 @@ def recognised(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def generations(
-    networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, **settings: float
+    networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, **settings: Any
 ) -> dict[str, Tensor]:
     """Images of which the networks were given the labels and the mean colour, where each began; that comes first."""
     everywhere = torch.ones_like(images[:, 0], dtype=torch.bool)
     found = {COLOUR: synthesis.fill(images, everywhere)}
     for name, network in networks.items():
-        found[name] = synthesis.generate(network, images, labels, **settings).images  # type: ignore[arg-type]
+        found[name] = synthesis.generate(network, images, labels, **settings).images
     return found
 
 
