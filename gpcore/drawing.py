@@ -137,7 +137,7 @@ def position_panels(rows: pd.DataFrame, found: Tensor, image: Tensor, side: int)
     """Above, what the image shows at each row's position; below, what the filled images show there."""
     corners = rows[["top", "left"]].to_numpy().tolist()
     places = [(slice(top, top + side), slice(left, left + side)) for top, left in corners]
-    titles = [f"cosine {value:.2f}" for value in rows["cosine"]]
+    titles = [f"cosine {value:z.2f}" for value in rows["cosine"]]
     truth = [Panel("image", image[0][:, y, x], title) for (y, x), title in zip(places, titles, strict=True)]
     return [truth, [Panel("image", each[:, y, x]) for each, (y, x) in zip(found, places, strict=True)]]
 

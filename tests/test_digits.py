@@ -116,7 +116,7 @@ def test_crops_are_cut_from_mosaics_and_named_by_their_middle():
     assert not torch.equal(Crops("val", 130, seed=1)[63][0], crops[63][0])
 
 
-def test_crops_lie_anywhere_and_no_class_dominates(monkeypatch):
+def test_crops_lie_anywhere(monkeypatch):
     rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
     plane = torch.stack([rows, columns, rows])
     monkeypatch.setattr(Digits, "__getitem__", lambda self, index: (plane, plane[0].long()))

@@ -148,6 +148,8 @@ def test_holes_at_every_position_of_a_grid():
     above, below = drawing.position_panels(rows.iloc[[1, 5]], found[[1, 5]], image, 4)
     assert torch.equal(above[0].data, image[0][:, :4, 3:7]) and torch.equal(below[1].data, found[5][:, 3:7, 6:10])
     assert above[0].title == f"cosine {rows.loc[1, 'cosine']:.2f}"
+    near = drawing.position_panels(rows.iloc[[0]].assign(cosine=-0.001), found[:1], image, 4)
+    assert near[0][0].title == "cosine 0.00"
 
 
 def test_a_region_is_recognised_by_most_of_its_pixels():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, elu
 from torch.testing import assert_close
@@ -100,15 +101,6 @@ class Product(torch.autograd.Function):
 @torch.fx.wrap  # or tracing would look inside and lose the guard
 def guarded(x: Tensor, weight: Tensor) -> Tensor:
     return Product.apply(x, weight)
-
-
-def network(kind: str, seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    last = [nn.Flatten(), nn.Linear(6 * 4 * 5, 4)] if kind == "classify" else [nn.Conv2d(6, 4, 3, padding=1)]
-    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), *last).double().eval()
-    for parameter in model.parameters():
-        parameter.data *= 2
-    return model
 
 
 def pictures(batch: int = 2, seed: int = 0) -> Tensor:
