@@ -64,7 +64,8 @@ def projected_gradient(
     check(images, bounds, epsilon, norm)
     expect("step_size", step_size, 0 <= step_size < math.inf, "a finite number, at least 0")
     expect("steps", steps, steps >= 1, "at least 1")
-    images, sign = images.detach(), 1 if ascend else -1
+    # in this layout networks of convolutions run a fifth faster
+    images, sign = images.detach().contiguous(memory_format=torch.channels_last), 1 if ascend else -1
     x = images if start is None else start.detach()
     expect("start", f"shape {[*x.shape]}", x.shape == images.shape, f"that of the images, {[*images.shape]}")
     losses, kept, record = list[Tensor](), x, -math.inf * torch.ones(len(x), device=x.device)

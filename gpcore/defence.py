@@ -34,14 +34,14 @@ def strongest(network: nn.Module, epsilon: float, *, restarts: int = 1, void: in
 
     Options are those of `attacks.pgd`.
     """
-    generator = torch.Generator().manual_seed(0)
+    options |= {"void": void, "seed": torch.Generator().manual_seed(0)}
 
     def move(x: Tensor, labels: Tensor) -> Tensor:
-        tried, wrong = [], []
-        for _ in range(restarts):
-            tried.append(attacks.pgd(network, x, labels, epsilon, void=void, seed=generator, **options).images)
-            with torch.no_grad():
-                wrong.append(minimal.fooled(network(tried[-1]), labels, void=void))
+        tried = [attacks.pgd(network, x, labels, epsilon, **options).images for _ in range(restarts)]
+        if restarts == 1:
+            return tried[0]
+        with torch.no_grad():
+            wrong = [minimal.fooled(network(each), labels, void=void) for each in tried]
         return torch.stack(tried)[torch.stack(wrong).argmax(0), torch.arange(len(x))]
 
     return move

@@ -22,7 +22,7 @@ Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K
 
 def count_pixels(study: Study, logits: Tensor, labels: Tensor) -> Tensor:
     """Confusion counts of a batch: B x K x K from logits B x K x h x w and labels B x h x w."""
-    pairs = zip(logits.argmax(1), labels, strict=True)
+    pairs = zip(logits.max(1).indices, labels, strict=True)
     return torch.stack([metrics.confusion(p, t, len(study.classes), study.void) for p, t in pairs])
 
 
@@ -94,7 +94,7 @@ def guided_counts(
     for x, y in study.batches(split, count):
         guided = guide(network, x, epsilon)
         counts.append(torch.stack([count_pixels(study, logits, y) for logits in guided.trajectory]))
-        kinds = changes(guided.before.argmax(1), guided.after.argmax(1), y, study.void)
+        kinds = changes(guided.before.max(1).indices, guided.after.max(1).indices, y, study.void)
         pixels = (kinds[kind].flatten(1).sum(1).tolist() for kind in ("corrected", "newly wrong"))
         rows += list(zip(*pixels, strict=True))
     return torch.cat(counts, 1), pd.DataFrame(rows, columns=["corrected", "newly_wrong"])

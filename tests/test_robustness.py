@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpcore import attacks, metrics, minimal, robustness
+from gpcore import attacks, metrics, robustness
 from gpcore.networks import fcn_small, unet_small
 
 EPSILON = 0.03
@@ -57,14 +57,13 @@ def test_counts_pair_every_attack_with_every_answer(study):
             assert torch.equal(counted, metrics.confusion(predicted, y[0], 11, study.void))
 
 
-def test_budget_rows_count_images_of_which_half_errs(study, monkeypatch):
+def test_budget_rows_count_images_of_which_half_errs():
     # right on a share of each image: all, half, less, none
-    shares = [(1.0, 0.5, 0.4, 0.0)[i] for i in range(4)]
-    counts = torch.stack([torch.tensor([[s * 100, (1 - s) * 100], [0, 0]]) for s in shares]).long()
-    monkeypatch.setattr(robustness, "attacked_counts", lambda *rest: {("BIM", "fcn8s"): counts})
-    rows = robustness.budget_rows(study, "fcn8s", [2, 4], "test")
-    assert rows["success"].tolist() == [75, 75] and rows["epsilon"].tolist() == [2, 4]
-    assert rows["miou"].tolist() == pytest.approx([100 * 190 / 400 / 2] * 2)  # IoU .475 and 0
+    matrices = torch.stack([torch.tensor([[s * 100, (1 - s) * 100], [0, 0]]) for s in (1.0, 0.5, 0.4, 0.0)]).long()
+    counts = {2: {("BIM", "fcn8s"): matrices}, 4: {("BIM", "fcn8s"): matrices[:1]}}
+    rows = robustness.budget_rows(counts)
+    assert rows["success"].tolist() == [75, 0] and rows["epsilon"].tolist() == [2, 4]
+    assert rows["miou"].tolist() == pytest.approx([100 * 190 / 400 / 2, 100])  # IoU .475 and 0; one class alone
 
 
 def test_transfer_rows_are_gains_backwards(study):
@@ -94,25 +93,25 @@ def test_kinship():
 
 
 def test_sizes_by_hand(study):
-    moves = {"half": lambda x, y: x + 0.5, "one": lambda x, y: x + torch.eye(96, 128) * (x == x)}
-    rows = robustness.size_rows(study, "fcn8s", moves, "test", 2).set_index("attack")
+    network, pairs = study.network("fcn8s"), (scene(study, i) for i in (0, 1))
+    images, labels = (torch.cat(each) for each in zip(*pairs, strict=True))
+    labels[:, :48] = 99
+    attacked = {"half": images + 0.5, "one": images + torch.eye(96, 128)}
+    rows = robustness.size_rows(network, attacked, images, labels, void=99).set_index("attack")
     pixels = 3 * 96 * 128
     assert rows["linf"].tolist() == pytest.approx([127.5, 255], rel=1e-4)
     assert rows["l2"].tolist() == pytest.approx([0.5 * pixels**0.5, (3 * 96) ** 0.5], rel=1e-4)
     assert rows["psnr"].tolist() == pytest.approx([6.0206, 10 * math.log10(128)], rel=1e-4)
-    network, wrong = study.network("fcn8s"), []
-    for i in (0, 1):
-        x, y = study.data("test", 2)[i]
-        wrong.append(100 * minimal.fooled(network(x[None] + 0.5), y[None]).item())
-    assert rows["wrong"]["half"] == pytest.approx(sum(wrong) / 2)
+    errs = (network(images + 0.5).argmax(1) != labels)[:, 48:]
+    assert rows["wrong"]["half"] == pytest.approx(100 * errs.double().mean().item())
 
 
-def test_panels_show_the_attack_ten_times(study, monkeypatch):
-    moves = {"a": lambda x, y: x + 0.01, "b": lambda x, y: x, "c": lambda x, y: x}
-    rows = robustness.scene_panels(study, "fcn8s", moves, 3)
+def test_panels_show_the_attack_ten_times(study):
+    x, _ = study.scene(3)
+    attacked = {"a": x + 0.01, "b": x, "c": x}
+    rows = robustness.scene_panels(study, study.network("fcn8s"), attacked, x[0])
     assert [len(row) for row in rows] == [6, 3] and [panel.title for panel in rows[0][::3]] == ["a", "b"]
     torch.testing.assert_close(rows[0][1].data, torch.full((3, 96, 128), 0.6), atol=1e-5, rtol=0)
-    x, _ = study.scene(3)
     assert torch.equal(rows[0][5].data, study.network("fcn8s")(x)[0].argmax(0))
 
 

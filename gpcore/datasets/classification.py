@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import datasets
 
 from gpcore import paths
 from gpcore.datasets.digits import EXAMPLES, handwriting
@@ -49,7 +48,9 @@ def _handwriting(split: str) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _mnist(train: bool, root: Path) -> tuple[Tensor, Tensor]:
-    data = datasets.MNIST(str(root), train=train, download=True)  # only what is not there
+    from torchvision.datasets import MNIST  # two seconds, that few need to wait
+
+    data = MNIST(str(root), train=train, download=True)  # only what is not there
     return data.data[:, None], data.targets
 
 
@@ -57,7 +58,9 @@ def _mnist(train: bool, root: Path) -> tuple[Tensor, Tensor]:
 def _cifar10(train: bool, root: Path) -> tuple[Tensor, Tensor]:
     folder = root / "cifar-10-batches-bin"
     if not folder.is_dir():
-        data = datasets.CIFAR10(str(root), train=train, download=True)
+        from torchvision.datasets import CIFAR10
+
+        data = CIFAR10(str(root), train=train, download=True)
         return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
     files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
     rows = torch.from_numpy(np.concatenate([np.fromfile(folder / file, np.uint8) for file in files])).view(-1, 3073)

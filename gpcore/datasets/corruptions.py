@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2.functional import gaussian_blur
 
 KINDS = ("noise", "blur", "contrast", "fog")
 SEVERITIES = 5
@@ -49,6 +48,8 @@ def _corrupt(image: Tensor, kind: str, level: int, generator: torch.Generator) -
     if kind == "noise":
         return image + amount * _normal(image.shape, generator).to(image)
     if kind == "blur":
+        from torchvision.transforms.v2.functional import gaussian_blur  # two seconds, that few need to wait
+
         sigma = amount * height / 224
         radius = min(math.ceil(3 * sigma), height - 1, width - 1)  # borders are reflected, at most once
         blurred: Tensor = gaussian_blur(image, [2 * radius + 1] * 2, [sigma] * 2)
