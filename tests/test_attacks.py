@@ -99,7 +99,7 @@ def test_stays_in_ball_and_box_and_moves_the_loss(attack, targeted, norm, epsilo
     labels = labels_for(model, images, targeted)
     found = attack(model, images, labels, epsilon, norm=norm, targeted=targeted)
     assert (size(found.images - images, norm) <= epsilon + 1e-12).all()
-    assert found.images.min() >= 0 and found.images.max() <= 1
+    assert found.images.min() >= 0 and found.images.max() <= 1 and found.images.is_contiguous()
     before, after = (loss(model, x, labels) for x in (images, found.images))
     assert ((after < before) if targeted else (after > before)).all()
     assert found.losses.shape == ({fgsm: 1, bim: 10, pgd: 40}[attack], 5)

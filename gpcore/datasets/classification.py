@@ -48,7 +48,7 @@ def _handwriting(split: str) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _mnist(train: bool, root: Path) -> tuple[Tensor, Tensor]:
-    from torchvision.datasets import MNIST  # two seconds, that few need to wait
+    from torchvision.datasets import MNIST  # two seconds that few need to wait
 
     data = MNIST(str(root), train=train, download=True)  # only what is not there
     return data.data[:, None], data.targets

@@ -48,7 +48,7 @@ def _corrupt(image: Tensor, kind: str, level: int, generator: torch.Generator) -
     if kind == "noise":
         return image + amount * _normal(image.shape, generator).to(image)
     if kind == "blur":
-        from torchvision.transforms.v2.functional import gaussian_blur  # two seconds, that few need to wait
+        from torchvision.transforms.v2.functional import gaussian_blur  # two seconds that few need to wait
 
         sigma = amount * height / 224
         radius = min(math.ceil(3 * sigma), height - 1, width - 1)  # borders are reflected, at most once
