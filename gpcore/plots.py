@@ -67,15 +67,14 @@ def points(rows: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
     return figure
 
 
-def trade(rows: pd.DataFrame, published: pd.DataFrame | None = None, *, x: str, y: str, label: str) -> Figure:
-    """Ours with intervals (columns low, high) and published points, if any, in the plane of x and y, each one named."""
+def trade(rows: pd.DataFrame, published: pd.DataFrame, *, x: str, y: str, label: str) -> Figure:
+    """Ours with intervals (columns low, high) and the published points in the plane of x and y, each one named."""
     figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6), layout="constrained")
     spread = np.abs(rows[["low", "high"]].to_numpy().T - rows[y].to_numpy())
     axes.errorbar(rows[x], rows[y], yerr=spread, fmt="o", capsize=3, label="ours, 95 % over images")
-    if published is not None:
-        axes.plot(published[x], published[y], "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
+    axes.plot(published[x], published[y], "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
     for part, offset in ((rows, (4, 3)), (published, (5, -8))):
-        for row in [] if part is None else part.to_dict("records"):
+        for row in part.to_dict("records"):
             axes.annotate(row[label], (row[x], row[y]), offset, textcoords="offset points", fontsize=7)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
