@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gpcore.cut import untouched
-from gpcore.gradient import logits_of
+from gpcore.cut import Cut, logits_of, untouched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +52,7 @@ VIEWS = {
 }
 
 
+@untouched
 def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> Tensor:
     """Test-time augmentation: the log of the mean over views of the softmax, of the shape of the model's logits.
 
@@ -71,9 +71,10 @@ def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> 
         raise ValueError(f"views: got a shift by {furthest}, expected less than the images' {[*images.shape[-2:]]}")
     seen: list[Tensor] = []
     size: Sequence[int] = ()
-    with untouched(model), torch.no_grad():
+    cut = Cut(model, images)
+    with torch.no_grad():
         for view in views:
-            logits = logits_of(model(view.apply(images).clone()))  # it may work in place
+            logits = logits_of(cut(view.apply(images)))
             size = size or logits.shape[2:]
             if furthest and size and size != images.shape[-2:]:
                 raise ValueError(f"views: a shift expects logits of the images' size, got {[*size]}")

@@ -11,8 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpcore.cut import Rest, cut, untouched
-from gpcore.gradient import as_generator, check_images, differentiable, logit_signal, normalise, pseudo_labels
+from gpcore.cut import Cut, Rest, untouched
+from gpcore.gradient import (
+    as_generator,
+    check_images,
+    differentiable,
+    logit_signal,
+    normalise,
+    pseudo_labels,
+    warn_of_units,
+)
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]  # of B x C x H x W images: a loss of each, B, and its gradient
 Bounds = tuple[float, float] | None  # of the images' values
@@ -27,14 +35,18 @@ class Descent(NamedTuple):
     losses: Tensor
 
 
-def cross_entropy(rest: Rest, labels: Tensor, *, void: int = 255) -> Objective:
+def cross_entropy(rest: Rest, labels: Tensor, *, void: int = 255, check: bool = False) -> Objective:
     """The objective CE = -l . log softmax(z), z = rest(x), summed over an image's pixels; void ones count nothing.
 
-    Labels are tensors that `pseudo_labels` takes: classes B [x h x w] or distributions B x K [x h x w].
+    Labels are tensors that `pseudo_labels` takes: classes B [x h x w] or distributions B x K [x h x w]. `check` warns
+    at first of what `warn_of_units` does.
     """
 
     def objective(images: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal check
         logits, backward = differentiable(rest, images)
+        if check:
+            check = warn_of_units(images, logits)
         target = pseudo_labels(logits, labels, void=void)
         return -(target * logits.log_softmax(1)).flatten(1).sum(1), -backward(logit_signal(logits, target))
 
@@ -61,7 +73,7 @@ def projected_gradient(
     its last.  Raises ValueError, naming the argument that is off.
     Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, section 2.1.
     """
-    check(images, bounds, epsilon, norm)
+    check_bounds(images, bounds, epsilon, norm)
     expect("step_size", step_size, 0 <= step_size < math.inf, "a finite number, at least 0")
     expect("steps", steps, steps >= 1, "at least 1")
     # in this layout networks of convolutions run a fifth faster; what is returned has the usual one
@@ -96,17 +108,19 @@ def random_noise(images: Tensor, epsilon: float, norm: str, *, seed: int | torch
     """Noise of the images' shape, uniform in the ball of radius epsilon, drawn image by image."""
     expect("epsilon", epsilon, 0 <= epsilon < math.inf, "a finite number, at least 0")
     _check_norm(norm)
-    generator, size, noise = as_generator(seed), images[0].numel(), []
+    generator, size = as_generator(seed), images[:1].numel()
     options: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float64}
+    noise = []
     for _ in images:
         if norm == "linf":
             noise.append(2 * torch.rand(size, **options) - 1)
         else:  # all but two coordinates of a random point of a sphere are uniform in a ball
             point = torch.randn(size + 2, **options)
             noise.append((point / point.norm())[:size])
-    return epsilon * torch.stack(noise).view_as(images).to(images)
+    return epsilon * torch.stack(noise).view_as(images).to(images) if noise else images.clone()
 
 
+@untouched
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -121,6 +135,7 @@ def pgd(
     bounds: Bounds = (0.0, 1.0),
     void: int = 255,
     seed: int | torch.Generator = 0,
+    check: bool = True,
 ) -> Descent:
     """Projected gradient descent: raises the CE to the labels; targeted, lowers the CE to the labels wanted.
 
@@ -128,20 +143,20 @@ def pgd(
     starts at a random point of the ball or at the images. The model runs in its mode and is left as found.
     Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, sections 2.1 and 5.
     """
-    check(images, bounds, epsilon, norm)
-    with untouched(model):
-        images, rest, _ = cut(model, images, None)
-        return projected_gradient(
-            cross_entropy(rest, labels, void=void),
-            images,
-            epsilon=epsilon,
-            step_size=2.5 * epsilon / max(steps, 1) if step_size is None else step_size,
-            steps=steps,
-            norm=norm,
-            ascend=not targeted,
-            start=clip(images + random_noise(images, epsilon, norm, seed=seed), bounds) if random_start else None,
-            bounds=bounds,
-        )
+    check_bounds(images, bounds, epsilon, norm)
+    cut = Cut(model, images)
+    images = cut.place
+    return projected_gradient(
+        cross_entropy(cut, labels, void=void, check=check),
+        images,
+        epsilon=epsilon,
+        step_size=2.5 * epsilon / max(steps, 1) if step_size is None else step_size,
+        steps=steps,
+        norm=norm,
+        ascend=not targeted,
+        start=clip(images + random_noise(images, epsilon, norm, seed=seed), bounds) if random_start else None,
+        bounds=bounds,
+    )
 
 
 def bim(
@@ -176,14 +191,13 @@ def expect(name: str, got: object, holds: object, expected: str) -> None:
         raise ValueError(f"{name}: got {got}, expected {expected}")
 
 
-def check(images: Tensor, bounds: Bounds, epsilon: float = 0.0, norm: str = "linf") -> None:
+def check_bounds(images: Tensor, bounds: Bounds, epsilon: float = 0.0, norm: str = "linf") -> None:
     """Raises ValueError unless images lie within their bounds, epsilon is no less than 0 and the norm is known."""
-    check_images(images)
+    low, high = check_images(images)
     expect("epsilon", epsilon, epsilon >= 0, "at least 0")
     _check_norm(norm)
     if bounds is not None:
         expect("bounds", bounds, bounds[0] < bounds[1], "(low, high) with low < high, or None")
-        low, high = (value.item() for value in images.aminmax())
         expect("images", f"values {low:.4g} to {high:.4g}", bounds[0] <= low and high <= bounds[1], f"within {bounds}")
 
 

@@ -119,10 +119,10 @@ def edges(images: Tensor) -> Tensor:
     return torch.from_numpy(np.stack([gaussian_gradient_magnitude(each, 1) for each in grey]))
 
 
-def gradient_size(network: nn.Module, images: Tensor, labels: Tensor, *, void: int = 255) -> Tensor:
+@untouched
+def gradient_size(model: nn.Module, images: Tensor, labels: Tensor, *, void: int = 255) -> Tensor:
     """The gradient of each image's cross-entropy, its largest absolute value over channels: B x H x W."""
-    with untouched(network):
-        return attacks.cross_entropy(network, labels, void=void)(images)[1].abs().amax(1)
+    return attacks.cross_entropy(model, labels, void=void)(images)[1].abs().amax(1)
 
 
 def alignment(network: nn.Module, images: Tensor, labels: Tensor, reference: Tensor, *, void: int = 255) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpcore.cut import cut, untouched
-from gpcore.gradient import logits_of
+from gpcore.cut import Cut, logits_of, untouched
+from gpcore.gradient import check_images
 
 EPSILONS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.5, 1.0)  # the paper's step sizes, and its most steps
 STEPS = 50
@@ -148,7 +148,7 @@ def iterative_inference(
         raise ValueError(f"epsilon: got {epsilon}, expected 0 < epsilon <= 1")
     if steps < 1:
         raise ValueError(f"steps: got {steps}, expected at least 1")
-    trajectory, residuals = [y], []
+    trajectory, residuals, residual = [y], [], torch.zeros(len(y), device=y.device)
     running, used = torch.ones(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.long)
     for _ in range(steps):
         if running.any():
@@ -164,20 +164,21 @@ def iterative_inference(
     return Inference(torch.stack(trajectory), used, torch.stack(residuals))
 
 
+@untouched
 def candidate(model: nn.Module, images: Tensor, at: str | None) -> tuple[Tensor, Tensor]:
     """A segmentation network's softmax y for B x 3 x H x W images and what its module `at` returned, h; eq. 3.
 
     With `at` None, h is the images themselves. The model is left as found.
     """
-    with untouched(model):
-        h, rest, _ = cut(model, images, at)
-        with torch.no_grad():
-            return logits_of(rest(h)).softmax(1), h
+    check_images(images)
+    cut = Cut(model, images, at)
+    with torch.no_grad():
+        return logits_of(cut.output if at else cut(cut.place)).softmax(1), cut.place.to(cut.dtype)
 
 
 def given(dae: nn.Module, h: Tensor) -> Callable[[Tensor], Tensor]:
-    """r( . , h): from y to the softmax of what `dae` makes of it under h."""
-    return lambda y: dae(y, h).softmax(1)
+    """r( . , h): from y to the softmax of what `dae` makes of it under h, in whose precision it runs."""
+    return lambda y: dae(y.to(h), h).to(y).softmax(1)
 
 
 def refine(

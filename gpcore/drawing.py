@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from gpcore import synthesis
+from gpcore.cut import logits_of
 from gpcore.figures import Panel
-from gpcore.gradient import logits_of
 
 COLOUR = "mean colour"
 

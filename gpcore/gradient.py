@@ -3,17 +3,20 @@
 Sections and equations are those of Sankaranarayanan, Jain, Lim: Guided Perturbations, ICCV 2017.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+import warnings
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gpcore.cut import Rest
+from gpcore.cut import Rest, logits_of
 
 LABELS = ("onehot", "top2", "uniform", "random", "random-image")
 SIGNALS = ("ce", "eq5", "entropy")
 DIRECTIONS = ("sign", "linf", "l2")
+MEANT = "If that is meant, check=False keeps this silent."
 
 
 def pseudo_labels(
@@ -26,19 +29,19 @@ def pseudo_labels(
     label map (B [x h x w]) becomes one-hot; a distribution of the logits' shape is taken as it is.  Source: section 5.
     """
     classes, size = logits.shape[1], (logits.shape[0], *logits.shape[2:])
-    if isinstance(labels, Tensor):
-        if labels.is_floating_point():
-            if labels.shape != logits.shape:
-                raise ValueError(f"labels: got a distribution of shape {[*labels.shape]}, expected {[*logits.shape]}")
-            off = (labels.sum(1) - 1).abs().max().item()
-            if not off < 1e-3 or labels.min() < 0:
-                raise ValueError(
-                    f"labels: the distribution must be >= 0 and sum to one over dim 1, it is off by {off:.3g}"
-                )
-            return labels.to(logits)
-        if labels.dtype == torch.bool or labels.shape != size:
-            found = f"{labels.dtype} of shape {[*labels.shape]}"
-            raise ValueError(f"labels: got {found}, expected an integer map of shape {[*size]}")
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        if labels.shape != logits.shape:
+            raise ValueError(f"labels: got a distribution of shape {[*labels.shape]}, expected {[*logits.shape]}")
+        off = (labels.sum(1) - 1).abs()
+        if not (off < 1e-3).all() or (labels < 0).any():
+            raise ValueError(f"labels: a distribution is >= 0 and sums to one over dim 1, it is off by {off.max():.3g}")
+        return labels.to(logits)
+    if not isinstance(labels, str):
+        check_classes(labels)
+        if labels.shape != size:
+            raise ValueError(
+                f"labels: got {labels.dtype} of shape {[*labels.shape]}, expected an integer map of shape {[*size]}"
+            )
         labels = labels.to(logits.device, torch.int64)
         known = labels != void
         wrong = labels[known & ((labels < 0) | (labels >= classes))]
@@ -55,8 +58,10 @@ def pseudo_labels(
     if labels in ("random", "random-image"):
         generator = as_generator(seed)
         shape = size[1:] if labels == "random" else [1] * (len(size) - 1)
-        drawn = [torch.randint(classes, shape, generator=generator, device=generator.device) for _ in range(size[0])]
-        return _onehot(torch.stack(drawn).to(logits.device).expand(size), classes, logits)
+        chosen = torch.empty(size, dtype=torch.int64)
+        for each in chosen:
+            each.copy_(torch.randint(classes, shape, generator=generator, device=generator.device))
+        return _onehot(chosen.to(logits.device), classes, logits)
     raise ValueError(f"labels: got {labels!r}, expected a tensor or one of {', '.join(LABELS)}")
 
 
@@ -72,7 +77,7 @@ def logit_signal(logits: Tensor, target: Tensor, signal: str = "ce") -> Tensor:
     if signal == "entropy":
         log_y = logits.log_softmax(1).clamp_min(torch.finfo(logits.dtype).min)  # 0 * -inf is NaN
         return y * (log_y - (y * log_y).sum(1, keepdim=True)) * (target.sum(1, keepdim=True) > 0)
-    difference = (target - y) * (target.sum(1, keepdim=True) > 0)
+    difference = (target - y).mul_(target.sum(1, keepdim=True) > 0)
     return (target * y).sum(1, keepdim=True) * difference if signal == "eq5" else difference
 
 
@@ -108,33 +113,54 @@ def differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[..., Ten
             raise ValueError(
                 f"at: the output does not depend on {at!r}" if at else "model: its output ignores the images"
             )
+        if not reached.sum().isfinite():
+            raise ValueError("model: the gradient of its output holds NaN or infinite values, expected finite ones")
         return reached
 
     return logits.detach(), backward
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits of a model's output, or of its entry "out", in single precision or better."""
-    logits = output.get("out") if isinstance(output, Mapping) else output
-    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() not in (2, 4):
-        found = f"shape {[*logits.shape]}, {logits.dtype}" if isinstance(logits, Tensor) else type(output).__name__
-        raise ValueError(
-            f'model: its output is {found}, expected float logits B x K or B x K x h x w, or {{"out": logits}}'
-        )
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def as_generator(seed: int | torch.Generator) -> torch.Generator:
     return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
 
 
-def check_images(images: Tensor) -> None:
-    """Raises ValueError unless these are finite floats B x C x H x W."""
+def check_images(images: Tensor) -> tuple[float, float]:
+    """The least and the largest value of finite floats B x C x H x W.  Raises ValueError: images that are not that."""
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
         found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images: got {found}, expected floats B x C x H x W")
-    if not images.isfinite().all():
+    low, high = (value.item() for value in images.aminmax()) if images.numel() else (0.0, 0.0)
+    if not math.isfinite(high - low):
         raise ValueError("images: got NaN or infinite values, expected finite ones")
+    return low, high
+
+
+def check_classes(labels: Tensor) -> None:
+    """Raises ValueError unless these are integers."""
+    if not isinstance(labels, Tensor) or labels.dtype == torch.bool or not torch.can_cast(labels.dtype, torch.int64):
+        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels: got {found}, expected integer classes")
+
+
+def warn_of_units(images: Tensor, logits: Tensor) -> Literal[False]:
+    """Warns of images far outside [0, 1] and of probabilities in the place of logits: seldom meant, but no errors."""
+    low, high = check_images(images)
+    if low < -0.5 or high > 1.5:
+        seen = "bytes" if high > 15 else "normalised images"
+        warnings.warn(
+            f"images: got values as of {seen}, expected [0, 1]; epsilon is in their units. {MEANT}", stacklevel=2
+        )
+    binary = logits.shape[1] == 2 and not logits[:, 0].any()
+    if (
+        logits.numel()
+        and logits.min() >= 0
+        and (logits.max() <= 1 if binary else (logits.sum(1) - 1).abs().max() < 1e-3)
+    ):
+        warnings.warn(
+            f"model: its outputs look like probabilities, expected logits, before the softmax or sigmoid. {MEANT}",
+            stacklevel=2,
+        )
+    return False
 
 
 def _onehot(labels: Tensor, classes: int, like: Tensor) -> Tensor:

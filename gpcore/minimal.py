@@ -8,9 +8,9 @@ import torch
 from scipy import optimize
 from torch import Tensor, nn
 
-from gpcore.attacks import Bounds, check, clip, cross_entropy, expect, norms, wide
-from gpcore.cut import Rest, cut, untouched
-from gpcore.gradient import differentiable, logits_of, normalise, pseudo_labels
+from gpcore.attacks import Bounds, check_bounds, clip, cross_entropy, expect, norms, wide
+from gpcore.cut import Cut, Rest, logits_of, untouched
+from gpcore.gradient import check_classes, differentiable, normalise, pseudo_labels
 from gpcore.progress import progress
 
 BEYOND = 1e-4  # by which DeepFool steps over a border: where images are clipped it may else never get there
@@ -36,6 +36,7 @@ def fooled(logits: Tensor, labels: Tensor, *, targeted: bool = False, void: int 
     return hits / pixels.clamp_min(1)
 
 
+@untouched
 def deepfool(
     model: nn.Module,
     images: Tensor,
@@ -58,31 +59,31 @@ def deepfool(
     _check(images, labels, bounds, share)
     expect("candidates", candidates, candidates >= 2, "at least 2")
     expect("steps", steps, steps >= 1, "at least 1")
-    with untouched(model):
-        images, rest, _ = cut(model, images, None)
-        x, moved, others = images, torch.zeros_like(images), labels
-        for step in range(steps + 1):
-            logits, backward = differentiable(rest, x)
-            done = fooled(logits, labels, void=void) >= share
-            target = pseudo_labels(logits, labels, void=void)
-            if step == 0:
-                others = _without(target, logits).topk(min(candidates, logits.shape[1]) - 1, 1).indices
-            if done.all() or step == steps:
-                break
-            pending = target * (logits.argmax(1) == target.argmax(1)).unsqueeze(1)
-            nearest, least = torch.zeros_like(x), torch.full_like(norms(x), math.inf)
-            for k in others.unbind(1):
-                signal = pseudo_labels(logits, k, void=-1) * pending.sum(1, keepdim=True) - pending
-                gradient = backward(signal, again=True)
-                # no number where the gradient is zero, and never less
-                distance = wide((signal * logits).flatten(1).sum(1).abs()) / norms(gradient)
-                nearest = torch.where(distance < least, (distance + BEYOND) * normalise(gradient, "l2"), nearest)
-                least = torch.where(distance < least, distance, least)
-            moved = moved + nearest
-            x = torch.where(wide(done), x, clip(images + (1 + overshoot) * moved, bounds))
+    cut = Cut(model, images)
+    x, moved, others = (images := cut.place), torch.zeros_like(images), labels
+    for step in range(steps + 1):
+        logits, backward = differentiable(cut, x)
+        done = fooled(logits, labels, void=void) >= share
+        target = pseudo_labels(logits, labels, void=void)
+        if step == 0:
+            others = _without(target, logits).topk(min(candidates, logits.shape[1]) - 1, 1).indices
+        if done.all() or step == steps:
+            break
+        pending = target * (logits.argmax(1) == target.argmax(1)).unsqueeze(1)
+        nearest, least = torch.zeros_like(x), torch.full_like(norms(x), math.inf)
+        for k in others.unbind(1):
+            signal = pseudo_labels(logits, k, void=-1) * pending.sum(1, keepdim=True) - pending
+            gradient = backward(signal, again=True)
+            # no number where the gradient is zero, and never less
+            distance = wide((signal * logits).flatten(1).sum(1).abs()) / norms(gradient)
+            nearest = torch.where(distance < least, (distance + BEYOND) * normalise(gradient, "l2"), nearest)
+            least = torch.where(distance < least, distance, least)
+        moved = moved + nearest
+        x = torch.where(wide(done), x, clip(images + (1 + overshoot) * moved, bounds))
     return Adversarial(x, done)
 
 
+@untouched
 def lbfgs(
     model: nn.Module,
     images: Tensor,
@@ -102,10 +103,9 @@ def lbfgs(
     """
     _check(images, labels, bounds, share)
     expect("iterations", iterations, iterations >= 1, "at least 1")
-    with untouched(model):
-        images, rest, _ = cut(model, images, None)
-        pairs = zip(progress(images.split(1), desc="L-BFGS"), labels.to(images.device).split(1), strict=True)
-        found = [_lbfgs(rest, *pair, targeted, iterations, share, bounds, void) for pair in pairs]
+    cut = Cut(model, images)
+    pairs = zip(progress(cut.place.split(1), desc="L-BFGS"), labels.to(images.device).split(1), strict=True)
+    found = [_lbfgs(cut, *pair, targeted, iterations, share, bounds, void) for pair in pairs]
     return Adversarial(*map(torch.cat, zip(*found, strict=True)))
 
 
@@ -147,7 +147,7 @@ def _without(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def _check(images: Tensor, labels: Tensor, bounds: Bounds, share: float) -> None:
-    check(images, bounds)
-    expect("labels", labels.dtype, not labels.is_floating_point(), "integer classes")
+    check_bounds(images, bounds)
+    check_classes(labels)
     expect("labels", f"{len(labels)} of them", len(labels) == len(images), f"one per image, {len(images)}")
     expect("share", share, 0 < share <= 1, "0 < share <= 1")

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.cut import cut, untouched
+from gpcore.cut import Cut, logits_of, untouched
 from gpcore.gradient import (
     DIRECTIONS,
     SIGNALS,
     check_images,
     differentiable,
     logit_signal,
-    logits_of,
     normalise,
     pseudo_labels,
+    warn_of_units,
 )
 
 
@@ -50,6 +50,7 @@ class Guided:
         return self.trajectory[-1]
 
 
+@untouched
 def guide(
     model: nn.Module,
     images: Tensor,
@@ -65,6 +66,7 @@ def guide(
     bounds: tuple[float, float] | None = None,
     void: int = 255,
     seed: int | torch.Generator = 0,
+    check: bool = True,
 ) -> Guided:
     """Predicts, perturbs toward the label and predicts again: x + epsilon * sign(g), g = d(z . s)/dx for logits z.
 
@@ -78,21 +80,24 @@ def guide(
     if steps < 1:
         raise ValueError(f"steps: got {steps}, expected at least 1")
     _check(images, [epsilon], signal, direction, at, bounds)
-    with untouched(model):
-        place, rest, repeated = cut(model, images, at)
-        trajectory = []
-        for step in range(steps):
-            logits, backward = differentiable(rest, place)
-            trajectory.append(logits)
-            if step == 0 or renew:
-                target = pseudo_labels(logits, labels, void=void, seed=seed)
-            gradient = backward(_weighted(logit_signal(logits, target, signal), logits, weight), at)
-            place = place + epsilon * normalise(gradient, direction)
-            if bounds is not None:
-                place = place.clamp(*bounds)
-        with torch.no_grad():
-            output = rest(place)
-        return Guided((*trajectory, logits_of(output)), place, gradient, output, repeated)
+    cut, trajectory = Cut(model, images, at), list[Tensor]()
+    place = cut.place
+    for step in range(steps):
+        logits, backward = differentiable(cut, place)
+        if step == 0:
+            logits = logits if at is None else logits_of(cut.output)
+            if check:
+                warn_of_units(images, logits)
+        trajectory.append(logits)
+        if step == 0 or renew:
+            target = pseudo_labels(logits, labels, void=void, seed=seed)
+        gradient = backward(_weighted(logit_signal(logits, target, signal), logits, weight), at)
+        place = place + epsilon * normalise(gradient, direction)
+        if bounds is not None:
+            place = place.clamp(*bounds)
+    with torch.no_grad():
+        output = cut(place)
+    return Guided((*trajectory, logits_of(output)), place, gradient, output, cut.repeated)
 
 
 def sweep(
@@ -108,22 +113,29 @@ def sweep(
     bounds: tuple[float, float] | None = None,
     void: int = 255,
     seed: int | torch.Generator = 0,
+    check: bool = True,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yields (epsilon, logits after a one-step `guide` with that epsilon) from a single backward pass."""
     epsilons = list(epsilons)
     _check(images, epsilons, signal, direction, at, bounds)
-    with untouched(model):
-        place, rest, _ = cut(model, images, at)
-        before, backward = differentiable(rest, place)
+
+    @untouched
+    def begin(model: nn.Module) -> tuple[Cut, Tensor]:
+        cut = Cut(model, images, at)
+        before, backward = differentiable(cut, cut.place)
+        if check:
+            warn_of_units(images, before)
         target = pseudo_labels(before, labels, void=void, seed=seed)
-        gradient = backward(_weighted(logit_signal(before, target, signal), before, weight), at)
-        towards = normalise(gradient, direction)
-        del backward
+        return cut, normalise(backward(_weighted(logit_signal(before, target, signal), before, weight), at), direction)
+
+    @untouched
+    def answer(model: nn.Module, place: Tensor) -> Tensor:
+        with torch.no_grad():
+            return logits_of(cut(place if bounds is None else place.clamp(*bounds)))
+
+    cut, towards = begin(model)
     for epsilon in epsilons:
-        moved = place + epsilon * towards
-        with untouched(model), torch.no_grad():
-            logits = logits_of(rest(moved if bounds is None else moved.clamp(*bounds)))
-        yield epsilon, logits
+        yield epsilon, answer(model, cut.place + epsilon * towards)
 
 
 class GuidedPerturbation(nn.Module):
@@ -164,10 +176,12 @@ def _check(
     for epsilon in epsilons:
         if not math.isfinite(epsilon):
             raise ValueError(f"epsilon: got {epsilon}, expected a finite number")
-    check_images(images)
+    low, high = check_images(images)
     if signal not in SIGNALS:
         raise ValueError(f"signal: got {signal!r}, expected one of {', '.join(SIGNALS)}")
     if direction not in DIRECTIONS:
         raise ValueError(f"direction: got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
     if bounds is not None and (at is not None or not bounds[0] < bounds[1]):
         raise ValueError(f"bounds: got {bounds}, expected (low, high) with low < high, and only for images (at=None)")
+    if bounds is not None and not bounds[0] <= low <= high <= bounds[1]:
+        raise ValueError(f"images: got values {low:.4g} to {high:.4g}, expected them within bounds {bounds}")

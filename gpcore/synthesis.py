@@ -10,12 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.attacks import Bounds, Descent, check, clip, cross_entropy, expect, projected_gradient, random_noise, wide
-from gpcore.cut import cut, untouched
-from gpcore.gradient import check_images
+from gpcore.attacks import (
+    Bounds,
+    Descent,
+    check_bounds,
+    clip,
+    cross_entropy,
+    expect,
+    projected_gradient,
+    random_noise,
+    wide,
+)
+from gpcore.cut import Cut, untouched
+from gpcore.gradient import check_classes, check_images
 from gpcore.progress import progress
 
 
+@untouched
 def inpaint(
     model: nn.Module,
     images: Tensor,
@@ -39,16 +50,16 @@ def inpaint(
     iterates and all objectives, (steps + 1) x B. `noise`, drawn from `seed`, is the most that is added to holes before.
     The model runs in its mode and is left as found.  Raises ValueError, naming the argument that is off.
     """
-    check(images, bounds, epsilon, norm)
-    expect("labels", labels.dtype, not labels.is_floating_point(), "integer classes")
+    check_bounds(images, bounds, epsilon, norm)
+    check_classes(labels)
     expect("outside", outside, 0 <= outside < math.inf, "a finite number, at least 0")
     expect("noise", noise, 0 <= noise < math.inf, "a finite number, at least 0")
-    filled, hole = fill(images, mask), mask.to(images.device).unsqueeze(1)
-    pixels = (labels != void).flatten(1).sum(1).clamp_min(1).to(images)
-    with untouched(model), progress(total=steps + 1, desc="synthesis") as bar:
-        noisy = clip(filled + hole * random_noise(images, noise, "linf", seed=seed), bounds)
-        start, rest, _ = cut(model, noisy, None)
-        fit = cross_entropy(rest, labels, void=void)
+    cut = Cut(model, images)
+    filled, hole = fill(cut.place, mask), mask.to(images.device).unsqueeze(1)
+    start = clip(filled + hole * random_noise(filled, noise, "linf", seed=seed), bounds)
+    pixels = (labels != void).flatten(1).sum(1).clamp_min(1).to(start)
+    fit = cross_entropy(cut, labels, void=void)
+    with progress(total=steps + 1, desc="synthesis") as bar:
 
         def objective(x: Tensor) -> tuple[Tensor, Tensor]:
             loss, gradient = fit(x)

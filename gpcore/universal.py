@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpcore.attacks import Bounds, check, clip, expect, project, random_noise
-from gpcore.cut import cut, untouched
-from gpcore.gradient import as_generator, check_images, logits_of
+from gpcore.attacks import Bounds, check_bounds, clip, expect, project, random_noise
+from gpcore.cut import Cut, hooked, logits_of, single, untouched
+from gpcore.gradient import as_generator, check_images
 from gpcore.minimal import deepfool
 from gpcore.progress import progress
 
@@ -48,16 +48,16 @@ def uap(
     and returns the best. x + v is clipped to `bounds`; labels are the network's own; other options are `deepfool`'s.
     Source: Moosavi-Dezfooli et al., Universal Adversarial Perturbations, algorithm 1; settings of the released code.
     """
-    check(images, bounds, epsilon, norm)
+    check_bounds(images, bounds, epsilon, norm)
     expect("passes", passes, passes >= 1, "at least 1")
     images, labels, rates = images.detach(), _predict(model, images), list[float]()
-    v = best = torch.zeros_like(images[:1])
+    v = best = torch.zeros(1, *images.shape[1:], device=images.device)
     options = {"steps": steps, "share": share, "bounds": bounds, "void": -1} | options
     generator = as_generator(seed)
-    while len(rates) < passes and max(rates, default=0.0) < rate:
+    while len(images) and len(rates) < passes and max(rates, default=0.0) < rate:
         order = torch.randperm(len(images), generator=generator, device=generator.device).tolist()
         for i in progress(order, desc=f"UAP, pass {len(rates) + 1}"):
-            x = clip(images[i : i + 1] + v, bounds)
+            x = clip(images[i : i + 1] + v, bounds).to(images)  # v is in single precision, the model perhaps not
             found = deepfool(model, x, labels[i : i + 1], **options)
             if found.fooled:  # where v did so before, nothing has moved
                 v = project(v + found.images - x, epsilon, norm)
@@ -70,11 +70,12 @@ def fooling_rate(
     model: nn.Module, images: Tensor, perturbation: Tensor, *, share: float = 0.5, bounds: Bounds = (0.0, 1.0)
 ) -> float:
     """The fraction of N x C x H x W images whose prediction a C x H x W perturbation changes in a `share` of pixels."""
-    check(images, bounds)
-    before, after = _predict(model, images), _predict(model, clip(images + perturbation, bounds))
+    check_bounds(images, bounds)
+    before, after = _predict(model, images), _predict(model, clip(images + perturbation, bounds).to(images))
     return ((before != after).reshape(len(images), -1).double().mean(1) >= share).double().mean().item()
 
 
+@untouched
 def gd_uap(
     model: nn.Module,
     background: Tensor,
@@ -98,33 +99,36 @@ def gd_uap(
     names = at or [name for name, module in modules.items() if isinstance(module, nn.ReLU)]
     expect("at", list(at), names and {*names} <= {*modules}, "names of modules, or a model with ReLUs")
 
-    def excited(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        terms.append((output.square().sum() / 2).clamp_min(torch.finfo(output.dtype).tiny).log())
+    def excited(output: Tensor) -> None:
+        terms.append((single(output).square().sum() / 2).clamp_min(torch.finfo(torch.float32).tiny).log())
 
-    with untouched(model), contextlib.ExitStack() as hooks:
-        for name in names:
-            hooks.callback(modules[name].register_forward_hook(excited).remove)
-        images, rest, _ = cut(model, background.unsqueeze(0).contiguous(memory_format=torch.channels_last), None)
-        v = random_noise(images, epsilon, "linf", seed=seed).requires_grad_()
-        adam, best, saturation = torch.optim.Adam([v], lr=epsilon / 100), v.detach(), 0.0
-        for _ in progress(range(steps), desc="GD-UAP"):
-            terms.clear()
-            rest(images + v)
-            expect("at", list(at), terms, "modules that the model calls")
-            objective = -torch.stack(terms).sum()
-            history.append(objective.item())
-            if history[-1] <= min(history):
-                best = v.detach().clone()
-            v.grad = torch.autograd.grad(objective, v)[0]
-            adam.step()
-            with torch.no_grad():
-                v.clamp_(-epsilon, epsilon)
-                before, saturation = saturation, (v.abs() >= epsilon).double().mean().item()
-                if saturation > 0.5 and abs(saturation - before) < 1e-5:
-                    v /= 2
+    cut = Cut(model, background.unsqueeze(0).contiguous(memory_format=torch.channels_last))
+    v = random_noise(cut.place, epsilon, "linf", seed=seed).requires_grad_()
+    adam, best, saturation = torch.optim.Adam([v], lr=epsilon / 100), v.detach(), 0.0
+    for _ in progress(range(steps), desc="GD-UAP"):
+        terms.clear()
+        with contextlib.ExitStack() as hooks:
+            for name in names:
+                hooks.enter_context(hooked(modules[name], excited))
+            cut(cut.place + v)
+        expect("at", list(at), terms, "modules that the model calls")
+        objective = -torch.stack(terms).sum()
+        history.append(objective.item())
+        expect("model", f"an objective of {history[-1]}", math.isfinite(history[-1]), "finite activations")
+        if history[-1] <= min(history):
+            best = v.detach().clone()
+        v.grad = torch.autograd.grad(objective, v)[0]
+        adam.step()
+        with torch.no_grad():
+            v.clamp_(-epsilon, epsilon)
+            before, saturation = saturation, (v.abs() >= epsilon).double().mean().item()
+            if saturation > 0.5 and abs(saturation - before) < 1e-5:
+                v /= 2
     return Universal(best[0], tuple(history))
 
 
+@untouched
 def _predict(model: nn.Module, images: Tensor) -> Tensor:
-    with untouched(model), torch.no_grad():
-        return torch.cat([logits_of(model(part.clone())).argmax(1) for part in images.split(PART)])
+    cut = Cut(model, images)
+    with torch.no_grad():
+        return torch.cat([logits_of(cut(part)).argmax(1) for part in images.split(PART)])
