@@ -8,13 +8,13 @@ import contextlib
 import difflib
 import functools
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn, overrides
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
@@ -55,8 +55,11 @@ def untouched(function: Callable[P, R]) -> Callable[P, R]:
             torch.set_grad_enabled(True)
             with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
                 return function(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:  # it comes where any function begins, an __exit__ too, and this one:
+            traceback.clear_frames(interrupt.__traceback__)  # so what was missed is made up for before, not after
+            raise
         finally:
-            try:  # KeyboardInterrupt comes where any function begins, be it this one or an __exit__ before
+            try:
                 put_back()
             except BaseException:
                 put_back()
@@ -192,7 +195,7 @@ class Cut:
                 _set_random_state(found)
 
 
-class _Tape(TorchFunctionMode):
+class _Tape(overrides.TorchFunctionMode):
     """Notes what torch functions return, and returns it later in their place; in both cases until it is `stopped`.
 
     What nobody holds at the cut is not kept: zeros that take no memory stand for it, which only functions that are
@@ -219,6 +222,10 @@ class _Tape(TorchFunctionMode):
             raise LookupError(f"{func} was not called here the first time")
         self.position += 1
         return tree_map(lambda leaf: leaf, result)  # a list of its own
+
+    def __exit__(self, *raised: Any) -> None:
+        if overrides._get_current_function_mode() is self:  # torch loses it where Ctrl-C comes in an unlucky moment
+            super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def keep(self, output: Tensor, copy: Tensor) -> None:
         """Keeps what is alive of the noted; instead of the module's own output, which may change, a copy."""
