@@ -1,4 +1,6 @@
+import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +41,26 @@ def array(tensor, dtype):
     return np.array(tensor.numpy(), dtype=dtype, order="C", copy=True)
 
 
+def constant(module, enum, name):
+    """Built with Cython 3, pydensecrf holds its constants in enums alone; an older build's and conda's module has them."""
+    return getattr(getattr(module, enum, module), name)
+
+
+def pairwise(normalization):
+    return {
+        "kernel": constant(densecrf, "KernelType", "DIAG_KERNEL"),
+        "normalization": constant(densecrf, "NormalizationType", normalization),
+    }
+
+
+INSIDE, OUTSIDE = SimpleNamespace(KernelType=SimpleNamespace(DIAG_KERNEL=1)), SimpleNamespace(DIAG_KERNEL=1)
+
+
+@pytest.mark.parametrize("module", [INSIDE, OUTSIDE, SimpleNamespace(**vars(INSIDE), **vars(OUTSIDE)), densecrf])
+def test_constants_of_every_build(module):
+    assert constant(module, "KernelType", "DIAG_KERNEL") == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_mean_field_is_pydensecrfs(seed):
     """Five steps from the initial weights end where pydensecrf does, 0.01 away on average over pixels and classes.
@@ -50,7 +72,7 @@ def test_mean_field_is_pydensecrfs(seed):
     height, width, classes = 24, 20, 4
     image = (smooth(3, height, width, generator) * 255).round() / 255
     logits = 3 * smooth(classes, height, width, generator) + torch.randn(1, classes, height, width, generator=generator)
-    options = {"kernel": densecrf.DIAG_KERNEL, "normalization": densecrf.NORMALIZE_AFTER}
+    options = pairwise("NORMALIZE_AFTER")
     theirs = densecrf.DenseCRF2D(width, height, classes)
     theirs.setUnaryEnergy(array(-logits[0].log_softmax(0).flatten(1), np.float32))
     theirs.addPairwiseGaussian(sxy=3, compat=3, **options)
@@ -179,9 +201,10 @@ def test_dense_crf_without_weights_is_the_input():
 def test_dense_crf_is_pydensecrf_as_documented(iterations):
     generator = torch.Generator().manual_seed(2)
     probabilities, image = (6 * smooth(4, 11, 16, generator)[0]).softmax(0), smooth(3, 11, 16, generator)[0]
+    probabilities[:, 4, 4:8] = torch.eye(4)  # zeros, whose logarithm is clipped
     theirs = densecrf.DenseCRF2D(16, 11, 4)
     theirs.setUnaryEnergy(utils.unary_from_softmax(probabilities.numpy()))
-    options = {"kernel": densecrf.DIAG_KERNEL, "normalization": densecrf.NORMALIZE_SYMMETRIC}
+    options = pairwise("NORMALIZE_SYMMETRIC")
     theirs.addPairwiseGaussian(sxy=(2, 2), compat=1, **options)
     rgb = array((image * 255).round().permute(1, 2, 0), np.uint8)
     theirs.addPairwiseBilateral(sxy=(7, 7), srgb=(30, 30, 30), rgbim=rgb, compat=2, **options)
@@ -198,17 +221,47 @@ def test_dense_crf_says_what_to_install(monkeypatch):
         dense_crf(noisy, image, **USUAL)
 
 
+def test_dense_crf_at_the_smallest_bandwidths_sees_each_pixel_alone():
+    generator = torch.Generator().manual_seed(0)
+    probabilities, image = torch.rand(3, 24, 56, generator=generator).softmax(0), torch.rand(3, 24, 56)
+    q = probabilities
+    for _ in range(2):
+        q = (probabilities.log() + (2 + 1.5) * q).softmax(0)
+    alone = dense_crf(probabilities, image, gaussian=(0.01, 2), bilateral=(0.01, 0.2, 1.5), iterations=2)
+    assert torch.allclose(alone, q, atol=1e-5)
+
+
+NAN = math.nan
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"probabilities": torch.full((2, 4, 6), 0.5)}, r"\[2, 4, 6\] and \[3, 4, 5\], expected K x H x W"),
         ({"image": torch.rand(1, 4, 5)}, r"\[2, 4, 5\] and \[1, 4, 5\]"),
-        ({"probabilities": torch.ones(2, 4, 5)}, "probabilities: must be >= 0 .* off by 1"),
+        ({"probabilities": torch.ones(2, 4, 5)}, "probabilities: got sums off by 1 .*, expected a softmax over dim 0"),
+        (
+            {"probabilities": torch.tensor([1.25, -0.25]).view(2, 1, 1).expand(2, 4, 5)},
+            "probabilities: .* least .* -0.25",
+        ),
+        ({"probabilities": torch.full((2, 4, 5), NAN)}, "probabilities: got sums off by nan"),
         ({"image": torch.full((3, 4, 5), 255.0)}, r"image: got torch.float32 in \[255, 255\], expected floats in"),
+        ({"image": torch.full((3, 4, 5), -0.1)}, r"image: got torch.float32 in \[-0.1, -0.1\]"),
+        ({"image": torch.rand(3, 4, 5).index_fill(2, torch.tensor(3), NAN)}, r"image: .* in \[nan, nan\]"),
         ({"image": torch.zeros(3, 4, 5).byte()}, "image: got torch.uint8"),
-        ({"gaussian": (0, 3)}, "gaussian: got the bandwidth 0"),
-        ({"bilateral": (80, -1, 3)}, "bilateral: got the bandwidth -1"),
+        ({"gaussian": (0, 3)}, "gaussian sxy: got 0, expected a number of 0.001125 to"),
+        ({"gaussian": (9 / 8010, 3)}, "gaussian sxy: got 0.00112"),
+        ({"gaussian": (NAN, 3)}, "gaussian sxy: got nan"),
+        ({"bilateral": (-1, 13, 3)}, "bilateral sxy: got -1"),
+        ({"bilateral": (9 / 8010, 13, 3)}, "bilateral sxy: got 0.00112"),
+        ({"bilateral": (NAN, 13, 3)}, "bilateral sxy: got nan"),
+        ({"bilateral": (80, 0.19, 3)}, "bilateral srgb: got 0.19, expected a number of 0.2 to"),
+        ({"bilateral": (80, NAN, 3)}, "bilateral srgb: got nan"),
+        ({"bilateral": (80, math.inf, 3)}, "bilateral srgb: got inf"),
+        ({"gaussian": (3, NAN)}, "gaussian compat: got nan, expected a number of -1e.30 to 1e.30"),
+        ({"bilateral": (80, 13, -math.inf)}, "bilateral compat: got -inf"),
         ({"iterations": 0}, "iterations: got 0, expected a whole number of at least 1"),
+        ({"iterations": NAN}, "iterations: got nan"),
     ],
 )
 def test_dense_crf_errors(change, message):
@@ -222,8 +275,9 @@ def test_dense_crf_errors(change, message):
     [
         ((3, 4, 5), {"stride": 0}, "stride: got 0, expected a whole number"),
         ((3, 4, 5), {"iterations": 1.5}, "iterations: got 1.5, expected a whole number"),
-        ((3, 4, 5), {"beta": 0.0}, "beta: got the bandwidth 0.0, expected a finite number above 0"),
-        ((3, 4, 5), {"alpha": float("inf")}, "alpha: got the bandwidth inf"),
+        ((3, 4, 5), {"beta": 0.19}, "beta: got 0.19, expected a number of 0.2 to"),
+        ((3, 4, 5), {"gamma": NAN}, "gamma: got nan"),
+        ((3, 4, 5), {"alpha": math.inf}, "alpha: got inf"),
         ((2, 4, 5), {}, r"network: its logits are \[1, 2, 4, 5\] on the grid, expected \[1, 3, 4, 5\]"),
         ((3, 2, 3), {}, r"network: its logits are \[1, 3, 2, 3\] on the grid"),
     ],
@@ -235,8 +289,10 @@ def test_crfrnn_errors(logits, options, message):
 
 def test_a_large_grid_names_the_stride_that_fits():
     message = r"stride: got 2, a grid of 180 x 240 = 43200 pixels.* 7.5 GB .* at most 16000 pixels: use stride=4"
+    network = Given(None)
+    network.register_forward_hook(lambda *_: pytest.fail("ran the network before"))
     with pytest.raises(ValueError, match=message):
-        CRFRNN(Given(torch.zeros(1, 2, 360, 480)), 2, stride=2)(torch.rand(1, 3, 360, 480))
+        CRFRNN(network, 2, stride=2)(torch.rand(1, 3, 360, 480))
 
 
 @pytest.fixture
