@@ -43,7 +43,7 @@ def dense_crf(
         raise ValueError(f"probabilities: got {found}, expected a softmax over dim 0")
     if not image.is_floating_point() or not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
         raise ValueError(f"image: got {image.dtype} in [{image.min():g}, {image.max():g}], expected floats in [0, 1]")
-    # pydensecrf would crash or answer NaN. 16 bits hold a coordinate of its lattice: up to 3.5 (H + W) / sxy + 870 / srgb.
+    # Else pydensecrf crashes or answers NaN: its lattice has 16-bit coordinates, up to 3.5 (H + W) / sxy + 870 / srgb.
     _within(sum(image.shape[1:]) / 8000, **{"gaussian sxy": gaussian[0], "bilateral sxy": bilateral[0]})
     _within(SMALLEST, **{"bilateral srgb": bilateral[1]})
     _within(-LARGEST, **{"gaussian compat": gaussian[1], "bilateral compat": bilateral[2]})

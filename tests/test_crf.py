@@ -13,6 +13,8 @@ from gpcore import GuidedPerturbation, crf, guide
 from gpcore.crf import CRFRNN, dense_crf
 from gpcore.networks import fcn_small
 
+NAN = math.nan
+
 
 class Given(nn.Module):
     """A network that answers `logits` whatever the image is."""
@@ -42,7 +44,7 @@ def array(tensor, dtype):
 
 
 def constant(module, enum, name):
-    """Built with Cython 3, pydensecrf holds its constants in enums alone; an older build's and conda's module has them."""
+    """pydensecrf built with Cython 3 holds its constants in enums alone; an older build and conda's, in the module."""
     return getattr(getattr(module, enum, module), name)
 
 
@@ -132,24 +134,29 @@ def test_gradcheck(stride):
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (logits, *matrices(2).values())])
 
 
-def test_stride_on_odd_sizes():
-    image, logits = torch.rand(2, 3, 13, 17), torch.randn(2, 4, 13, 17)
-    model = CRFRNN(Given(logits), 4, stride=2, beta=60)
-    assert model(image).shape == (2, 4, 13, 17)
-    assert not torch.allclose(model(image), logits, atol=0.1)
-    with torch.no_grad():
-        model.spatial.zero_(), model.bilateral.zero_()
-    assert torch.equal(model(image), logits)
-
-
 def test_stride_runs_the_mean_field_on_the_pooled_image():
-    """On 2 x 2 blocks pooling loses nothing: the same as the small image with bandwidths in its own, larger pixels."""
-    image, logits = torch.rand(1, 3, 6, 7).double(), torch.randn(1, 4, 6, 7).double()
-    small = CRFRNN(Given(logits), 4, alpha=5, beta=60, gamma=1.5).double()(image) - logits
-    blocks = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, logits)]
-    large = CRFRNN(Given(blocks[1]), 4, stride=2, alpha=10, beta=60, gamma=3).double()(blocks[0])
-    upsampled = nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
-    assert torch.allclose(large, blocks[1] + upsampled, atol=1e-8)
+    """The same as on means of 2 x 2 pixels, fewer at the border, with bandwidths in their own, larger pixels."""
+    image, logits = torch.rand(2, 3, 5, 7).double(), torch.randn(2, 4, 5, 7).double()
+    padded = (nn.functional.pad(x, [0, 1, 0, 1], value=NAN) for x in (image, logits))
+    pooled = [x.unflatten(3, (4, 2)).unflatten(2, (3, 2)).nanmean((3, 5)) for x in padded]
+    small = CRFRNN(Given(pooled[1]), 4, alpha=5, beta=60, gamma=1.5).double()(pooled[0]) - pooled[1]
+    upsampled = nn.functional.interpolate(small, scale_factor=2, mode="bilinear")[..., :5, :7]
+    large = CRFRNN(Given(logits), 4, stride=2, alpha=10, beta=60, gamma=3).double()(image)
+    assert torch.allclose(large, logits + upsampled, atol=1e-8)
+    assert upsampled.abs().max() > 1
+
+
+def test_defaults():
+    image, logits = 0.5 + 0.02 * torch.rand(1, 3, 9, 40), torch.randn(1, 4, 9, 40)
+    settings = {"stride": 1, "iterations": 5, "alpha": 160, "beta": 3, "gamma": 3}
+    assert torch.equal(CRFRNN(Given(logits), 4)(image), CRFRNN(Given(logits), 4, **settings)(image))
+
+
+def test_single_precision_is_enough_for_bright_images():
+    image = 1 - 0.1 * torch.rand(1, 3, 9, 11)
+    single, double = (crf._kernels(x, 1, 10, 1, 3)[2] for x in (image, image.double()))
+    assert (single - double).abs().max() < 1e-3
+    assert single.min() > 1e-30  # far from the denormal numbers that make products slow
 
 
 def test_gradient_flows_through_the_logits_only():
@@ -197,19 +204,19 @@ def test_dense_crf_without_weights_is_the_input():
     assert torch.allclose(still, probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("iterations", [1, 7])
-def test_dense_crf_is_pydensecrf_as_documented(iterations):
+@pytest.mark.parametrize(("steps", "options"), [(1, {"iterations": 1}), (7, {"iterations": 7}), (5, {})])
+def test_dense_crf_is_pydensecrf_as_documented(steps, options):
     generator = torch.Generator().manual_seed(2)
     probabilities, image = (6 * smooth(4, 11, 16, generator)[0]).softmax(0), smooth(3, 11, 16, generator)[0]
     probabilities[:, 4, 4:8] = torch.eye(4)  # zeros, whose logarithm is clipped
     theirs = densecrf.DenseCRF2D(16, 11, 4)
     theirs.setUnaryEnergy(utils.unary_from_softmax(probabilities.numpy()))
-    options = pairwise("NORMALIZE_SYMMETRIC")
-    theirs.addPairwiseGaussian(sxy=(2, 2), compat=1, **options)
+    kind = pairwise("NORMALIZE_SYMMETRIC")
+    theirs.addPairwiseGaussian(sxy=(2, 2), compat=1, **kind)
     rgb = array((image * 255).round().permute(1, 2, 0), np.uint8)
-    theirs.addPairwiseBilateral(sxy=(7, 7), srgb=(30, 30, 30), rgbim=rgb, compat=2, **options)
-    expected = torch.from_numpy(np.array(theirs.inference(iterations))).view(4, 11, 16)
-    ours = dense_crf(probabilities, image, gaussian=(2, 1), bilateral=(7, 30, 2), iterations=iterations)
+    theirs.addPairwiseBilateral(sxy=(7, 7), srgb=(30, 30, 30), rgbim=rgb, compat=2, **kind)
+    expected = torch.from_numpy(np.array(theirs.inference(steps))).view(4, 11, 16)
+    ours = dense_crf(probabilities, image, gaussian=(2, 1), bilateral=(7, 30, 2), **options)
     assert torch.allclose(ours, expected, atol=1e-5)
     assert not torch.allclose(ours, probabilities, atol=0.05)
 
@@ -223,7 +230,8 @@ def test_dense_crf_says_what_to_install(monkeypatch):
 
 def test_dense_crf_at_the_smallest_bandwidths_sees_each_pixel_alone():
     generator = torch.Generator().manual_seed(0)
-    probabilities, image = torch.rand(3, 24, 56, generator=generator).softmax(0), torch.rand(3, 24, 56)
+    probabilities, image = torch.rand(2, 3, 24, 56, generator=generator)
+    probabilities = probabilities.softmax(0)
     q = probabilities
     for _ in range(2):
         q = (probabilities.log() + (2 + 1.5) * q).softmax(0)
@@ -231,15 +239,16 @@ def test_dense_crf_at_the_smallest_bandwidths_sees_each_pixel_alone():
     assert torch.allclose(alone, q, atol=1e-5)
 
 
-NAN = math.nan
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"probabilities": torch.full((2, 4, 6), 0.5)}, r"\[2, 4, 6\] and \[3, 4, 5\], expected K x H x W"),
         ({"image": torch.rand(1, 4, 5)}, r"\[2, 4, 5\] and \[1, 4, 5\]"),
-        ({"probabilities": torch.ones(2, 4, 5)}, "probabilities: got sums off by 1 .*, expected a softmax over dim 0"),
+        ({"probabilities": torch.full((2, 4), 0.5), "image": torch.rand(3, 4)}, r"\[2, 4\] and \[3, 4\]"),
+        (
+            {"probabilities": torch.full((2, 4, 5), 0.5).index_fill(2, torch.tensor(1), 0.45)},
+            "probabilities: got sums off by 0.1 .*, expected a softmax over dim 0",
+        ),
         (
             {"probabilities": torch.tensor([1.25, -0.25]).view(2, 1, 1).expand(2, 4, 5)},
             "probabilities: .* least .* -0.25",
@@ -273,6 +282,7 @@ def test_dense_crf_errors(change, message):
 @pytest.mark.parametrize(
     ("logits", "options", "message"),
     [
+        ((3, 4, 5), {"classes": 0}, "classes: got 0, expected a whole number"),
         ((3, 4, 5), {"stride": 0}, "stride: got 0, expected a whole number"),
         ((3, 4, 5), {"iterations": 1.5}, "iterations: got 1.5, expected a whole number"),
         ((3, 4, 5), {"beta": 0.19}, "beta: got 0.19, expected a number of 0.2 to"),
@@ -284,15 +294,20 @@ def test_dense_crf_errors(change, message):
 )
 def test_crfrnn_errors(logits, options, message):
     with pytest.raises(ValueError, match=message):
-        CRFRNN(Given(torch.zeros(1, *logits)), 3, **options)(torch.rand(1, 3, 4, 5))
+        CRFRNN(Given(torch.zeros(1, *logits)), **{"classes": 3, **options})(torch.rand(1, 3, 4, 5))
 
 
-def test_a_large_grid_names_the_stride_that_fits():
+def test_a_large_grid_names_the_stride_that_fits(monkeypatch):
     message = r"stride: got 2, a grid of 180 x 240 = 43200 pixels.* 7.5 GB .* at most 16000 pixels: use stride=4"
     network = Given(None)
     network.register_forward_hook(lambda *_: pytest.fail("ran the network before"))
     with pytest.raises(ValueError, match=message):
         CRFRNN(network, 2, stride=2)(torch.rand(1, 3, 360, 480))
+    monkeypatch.setattr(crf, "LARGEST_GRID", 4)
+    image, logits = torch.rand(1, 3, 7, 8), torch.randn(1, 2, 7, 8)  # 3 x 3 pixels with stride 3
+    with pytest.raises(ValueError, match="use stride=4"):
+        CRFRNN(Given(logits), 2)(image)
+    assert CRFRNN(Given(logits), 2, stride=4)(image).shape == logits.shape
 
 
 @pytest.fixture

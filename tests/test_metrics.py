@@ -40,8 +40,9 @@ def test_iou_is_torchmetrics(maps, average):
 def test_hand_counted():
     matrix = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # the third class never occurs
     assert torch.allclose(metrics.class_iou(matrix)[:2], torch.tensor([3 / 6, 4 / 7]).double())
-    assert metrics.miou(matrix).item() == pytest.approx((3 / 6 + 4 / 7) / 2)
-    assert metrics.accuracy(matrix).item() == pytest.approx(7 / 10)
+    both = torch.stack([matrix, torch.eye(3).long()])
+    assert metrics.miou(both).tolist() == pytest.approx([(3 / 6 + 4 / 7) / 2, 1])
+    assert metrics.accuracy(both).tolist() == pytest.approx([7 / 10, 1])
 
 
 def test_confusion_counts_maps_of_bytes():
@@ -49,6 +50,7 @@ def test_confusion_counts_maps_of_bytes():
     matrix = metrics.confusion(predicted, labels, 21, 255)
     assert matrix.nonzero().tolist() == [[0, 5], [20, 0], [20, 16]]
     assert matrix.sum() == 3
+    assert metrics.confusion(labels, labels.long(), 300, 256).diagonal().nonzero().tolist() == [[0], [20], [255]]
     assert metrics.confusion(predicted[:2], labels[2:].char(), 21, -1).nonzero().tolist() == [[0, 0]]  # 255 is -1
     assert metrics.confusion(predicted[:0], labels[:0], 2, 255).tolist() == [[0, 0], [0, 0]]
 

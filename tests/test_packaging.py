@@ -1,4 +1,4 @@
-"""pyproject.toml, environment.yml and the lock name the same packages; the lock names no place, CI starts from nothing."""
+"""pyproject.toml, environment.yml and the lock name the same packages, the lock no place; CI starts from nothing."""
 
 import os
 import re
