@@ -132,11 +132,15 @@ def test_shift_moves_right_and_down_and_back() -> None:
     out = augmented(rows, ramp, (View(), View(shift=1)))[0, 0].exp()
     close(out[:, :5], expected[:, None].expand(5, 5))
     close(out[:, 5], y[:5])  # the last column moved out
+    classify = By(lambda x: torch.cat([x[..., 2, 2], torch.zeros(1, 1)], 1))  # reads 14, then 7
+    out = augmented(classify, ramp / 10, (View(), View(shift=1)))
+    close(out[0, 0].exp(), (torch.tensor(1.4).sigmoid() + torch.tensor(0.7).sigmoid()) / 2)
 
 
 def test_views_combine_and_may_be_far_apart() -> None:
     model, images = pointwise(), torch.rand(2, 3, 1, 1).double().expand(2, 3, 12, 15)
-    close(augmented(model, images, (View(), View(shift=2, flip=True, scale=1.5))), model(images).log_softmax(1))
+    views = (View(), View(shift=2, flip=True, scale=1.5), View(scale=0.01))
+    close(augmented(model, images, views), model(images).log_softmax(1))
     far = By(lambda x: torch.cat([500 * x, -500 * x], 1))
     out = augmented(far, torch.tensor([[[[1.0, 1.0]]]]), "flip")
     close(out[0, :, 0], torch.tensor([[0.0, 0], [-1000, -1000]]))
@@ -214,10 +218,12 @@ def test_rate_zero_is_normalisation_by_the_test_batch() -> None:
     tent = Tent(model, rate=0)
     expected = copy.deepcopy(model)
     expected[1].train()
+    tent.model.register_forward_hook(lambda *_: pytest.fail("keeps a graph") if torch.is_grad_enabled() else None)
     for seed in (0, 1, 0):
         images = pictures(seed=seed)
         close(tent(images), expected(images).detach(), 1e-12)
     assert not torch.allclose(tent(images), model(images))
+    assert Tent(model).optimizer.param_groups[0]["lr"] == 1e-3
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -254,8 +260,9 @@ def test_tent_reads_the_named_output_and_skips_layers_it_does_not_reach() -> Non
     assert torch.equal(tent.model.aux[1].weight, model.aux[1].weight)
     in_place = Tent(nn.Sequential(By(lambda x: x.sub_(1)), model.main), rate=0.1)
     close([in_place(images + 1) for _ in range(2)], answers)
-    in_place(images)
+    in_place(images.requires_grad_())
     assert torch.equal(images, pictures())
+    assert images.grad is None
 
 
 @pytest.mark.parametrize(
@@ -264,7 +271,7 @@ def test_tent_reads_the_named_output_and_skips_layers_it_does_not_reach() -> Non
         (pointwise(), 0.1, "model.*no batch-norm layer with scale and shift"),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)), 0.1, "model.*scale and shift"),
         (normed(), -0.1, r"rate.*-0\.1"),
-        (normed(), math.nan, "rate.*nan"),
+        (normed(), math.nan, "rate: got nan"),
         (normed(), math.inf, "rate.*inf"),
     ],
 )

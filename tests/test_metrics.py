@@ -87,11 +87,21 @@ def test_bootstrap_of_a_mean_has_the_normal_interval():
     half = 1.96 * sample.std().item() / 20
     assert value == pytest.approx(sample.mean().item())
     assert (high - value, value - low) == (pytest.approx(half, rel=0.08), pytest.approx(half, rel=0.08))
+    default = metrics.bootstrap(torch.mean, sample[:9])
+    assert default == metrics.bootstrap(torch.mean, sample[:9], resamples=1000, seed=0)
+    assert default.low != metrics.bootstrap(torch.mean, sample[:9], seed=1).low
 
 
 def test_resamples_without_the_statistic_do_not_count():
     sample = torch.tensor([3, 3, math.nan]).double()  # undefined in one resample of 27
     assert metrics.bootstrap(lambda x: x.nanmean(), sample) == (3, 3, 3)
+
+
+def test_images_are_counted_together():
+    before = torch.tensor([[[2, 2], [0, 0]], [[0, 0], [0, 4]]])  # one class each: together 2 2 / 0 4
+    after = torch.tensor([[[4, 0], [0, 0]], [[0, 0], [0, 4]]])
+    assert metrics.score(before).value == pytest.approx(50 * (2 / 4 + 4 / 6))
+    assert metrics.gain(before, after).value == pytest.approx(100 - 50 * (2 / 4 + 4 / 6))
 
 
 def test_gain_is_paired():
