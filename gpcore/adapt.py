@@ -65,8 +65,8 @@ def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> 
         raise ValueError(f"views: got {views!r}, expected one of {', '.join(VIEWS)}")
     views = VIEWS[views] if isinstance(views, str) else views
     furthest = max((abs(view.shift) for view in views), default=0)
-    if not views or views[0] != View() or not all(view.scale > 0 for view in views):
-        raise ValueError(f"views: got {[*views]}, expected View() first and every scale > 0")
+    if not views or views[0] != View() or not all(0 < view.scale < math.inf for view in views):
+        raise ValueError(f"views: got {[*views]}, expected View() first and every scale finite and > 0")
     if furthest >= min(images.shape[-2:]):
         raise ValueError(f"views: got a shift by {furthest}, expected less than the images' {[*images.shape[-2:]]}")
     seen: list[Tensor] = []

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGEST_GRID = 16_000  # pixels: the bilateral kernel then takes 1 GB per image
+SMALLEST = 0.2  # bandwidth in pixels or colour levels, at which no neighbour counts (e^-12.5)
+LARGEST = 1e30  # of bandwidths and weights: their sums are finite in single precision
 
 Kernels = tuple[Tensor, Tensor, Tensor]  # rows h x h, columns w x w, bilateral B x N x N; each row sums to one
 
@@ -27,18 +30,23 @@ def dense_crf(
     probabilities: K x H x W, a softmax; image: 3 x H x W in [0, 1]; gaussian = (sxy, compat) and
     bilateral = (sxy, srgb, compat), with sxy in pixels and srgb in 0..255. The unary is -log of the probabilities,
     clipped at 1e-5 as in pydensecrf's `unary_from_softmax`. Returns K x H x W float32.
-    Raises ValueError for shapes or values that are off, ImportError without pydensecrf.
+    Raises ValueError for shapes or values that are off, among them sxy below (H + W) / 8000 and srgb below 0.2, where
+    pydensecrf's lattice overflows; ImportError without pydensecrf.
     Source: Kraehenbuehl & Koltun, NeurIPS 2011.
     """
     if probabilities.dim() != 3 or image.shape != (3, *probabilities.shape[1:]):
         found = f"{[*probabilities.shape]} and {[*image.shape]}"
         raise ValueError(f"probabilities, image: got shapes {found}, expected K x H x W and 3 x H x W of one size")
-    off = (probabilities.sum(0) - 1).abs().max().item()
-    if not off < 1e-3 or probabilities.min() < 0:
-        raise ValueError(f"probabilities: must be >= 0 and sum to one over dim 0, they are off by {off:.3g}")
-    if not image.is_floating_point() or image.min() < 0 or image.max() > 1:
+    off, least = (probabilities.sum(0) - 1).abs().max(), probabilities.min()
+    if not (off < 1e-3 and least >= 0):
+        found = f"sums off by {off:.3g} and a least value of {least:.3g}"
+        raise ValueError(f"probabilities: got {found}, expected a softmax over dim 0")
+    if not image.is_floating_point() or not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
         raise ValueError(f"image: got {image.dtype} in [{image.min():g}, {image.max():g}], expected floats in [0, 1]")
-    _positive(gaussian=gaussian[0], bilateral=min(bilateral[:2]))
+    # Else pydensecrf crashes or answers NaN: its lattice has 16-bit coordinates, up to 3.5 (H + W) / sxy + 870 / srgb.
+    _within(sum(image.shape[1:]) / 8000, **{"gaussian sxy": gaussian[0], "bilateral sxy": bilateral[0]})
+    _within(SMALLEST, **{"bilateral srgb": bilateral[1]})
+    _within(-LARGEST, **{"gaussian compat": gaussian[1], "bilateral compat": bilateral[2]})
     _whole(iterations=iterations)
     densecrf = _densecrf()
     classes, height, width = probabilities.shape
@@ -62,7 +70,7 @@ class CRFRNN(nn.Module):
     m lives on a grid of average-pooled U and image and is upsampled bilinearly; stride 1 is plain mean field.
     `network`, like this module, maps B x 3 x H x W in [0, 1] to B x K x H x W logits. G_b takes 4 N^2 bytes per image
     for N grid pixels. It carries no gradient: the image is reached through the network's logits only, as in the
-    original layer.  Raises ValueError above 16,000 grid pixels or for sizes that do not fit.
+    original layer. Raises ValueError above 16,000 grid pixels, below a bandwidth of 0.2, or for sizes that do not fit.
     Source: Zheng et al., ICCV 2015, section 4.
     """
 
@@ -79,7 +87,7 @@ class CRFRNN(nn.Module):
     ) -> None:
         super().__init__()
         _whole(classes=classes, stride=stride, iterations=iterations)
-        _positive(alpha=alpha, beta=beta, gamma=gamma)
+        _within(SMALLEST, alpha=alpha, beta=beta, gamma=gamma)
         self.network, self.stride, self.iterations = network, stride, iterations
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.spatial = nn.Parameter(3 * torch.eye(classes))
@@ -87,9 +95,9 @@ class CRFRNN(nn.Module):
         self.compatibility = nn.Parameter(-torch.eye(classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.network(images)
-        # Two leaves for torch.fx, so that cutting inside the network keeps the kernels instead of computing them again.
+        # First, so that a cut inside the network, which runs again what comes after it, keeps the kernels.
         kernels = _kernels(images, self.stride, self.alpha, self.beta, self.gamma)
+        logits = self.network(images)
         weights = self.spatial, self.bilateral, self.compatibility
         return _mean_field(logits, kernels, weights, self.stride, self.iterations)
 
@@ -98,7 +106,6 @@ class CRFRNN(nn.Module):
         return [self(images)]
 
 
-@fx.wrap
 def _kernels(images: Tensor, stride: int, alpha: float, beta: float, gamma: float) -> Kernels:
     """Row-normalised Gaussians on the grid: the spatial one as its two separable factors, the bilateral one dense."""
     with torch.no_grad():
@@ -124,7 +131,6 @@ def _kernels(images: Tensor, stride: int, alpha: float, beta: float, gamma: floa
         return rows, columns, bilateral.div_(bilateral.sum(2, keepdim=True))
 
 
-@fx.wrap
 def _mean_field(logits: Tensor, kernels: Kernels, weights: Sequence[Tensor], stride: int, iterations: int) -> Tensor:
     rows, columns, gaussian = kernels
     spatial, bilateral, compatibility = weights
@@ -159,11 +165,11 @@ def _densecrf() -> Any:
 
 def _whole(**values: int) -> None:
     for name, value in values.items():
-        if value != int(value) or value < 1:
+        if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: got {value}, expected a whole number of at least 1")
 
 
-def _positive(**values: float) -> None:
+def _within(least: float, **values: float) -> None:
     for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: got the bandwidth {value}, expected a finite number above 0")
+        if not least <= value <= LARGEST:
+            raise ValueError(f"{name}: got {value}, expected a number of {least:g} to {LARGEST:g}")

@@ -34,12 +34,18 @@ class McNemar(NamedTuple):
 def confusion(predicted: Tensor, labels: Tensor, classes: int, void: int) -> Tensor:
     """K x K pixel counts, rows the true class, columns the predicted one; void pixels are left out.
 
-    Args:
-        predicted, labels: integer maps of equal shape; `predicted` in [0, K), `labels` in [0, K) or `void`.
+    Maps of whole numbers, equal in shape: `predicted` in [0, K), `labels` in [0, K) or `void`; else a ValueError.
     """
     if predicted.shape != labels.shape:
         raise ValueError(f"predicted: got shape {[*predicted.shape]}, expected that of labels, {[*labels.shape]}")
+    for name, values in (("predicted", predicted), ("labels", labels)):
+        if not torch.can_cast(values.dtype, torch.long):
+            raise ValueError(f"{name}: got {values.dtype}, expected whole numbers")
+    predicted, labels = predicted.long(), labels.long()  # cells need not fit into narrower numbers
     known = labels != void
+    for name, values in (("predicted", predicted), ("labels", labels[known])):
+        if (outside := values[(values < 0) | (values >= classes)]).numel():
+            raise ValueError(f"{name}: got class {outside[0]}, expected 0 to {classes - 1}, or {void} in labels")
     return torch.bincount(labels[known] * classes + predicted[known], minlength=classes**2).view(classes, classes)
 
 

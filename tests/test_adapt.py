@@ -70,10 +70,31 @@ def test_flip_is_the_average_by_hand() -> None:
     first = (3 / 4 + 9 / 10) / 2  # log-odds log 3 once, 2 log 3 where it stands on the right
     second = (4 / 5 + 2 / 3) / 2
     close(out[0, :, 0].exp(), torch.tensor([[first, second], [1 - first, 1 - second]]))
-    classify = By(lambda x: torch.cat([x[..., 0, 0], x[..., 0, 1]], 1))
-    left = (2 / 3 + 1 / 3) / 2  # logits (log 2, 0), then (0, log 2)
-    out = augmented(classify, torch.tensor([[[[math.log(2), 0]]]]), "flip")
+    classify = By(lambda x: torch.cat([x[..., 0, 0], torch.zeros(1, 1)], 1))
+    left = (3 / 4 + 1 / 2) / 2  # logits (log 3, 0), then (0, 0)
+    out = augmented(classify, torch.tensor([[[[math.log(3), 0]]]]), "flip")
     close(out.exp(), torch.tensor([[left, 1 - left]]))
+
+
+@pytest.mark.parametrize(
+    ("views", "expected"),
+    [
+        ("flip", [(12, 15, 6, 5), (12, 15, 6, 9)]),
+        ("scale", [(12, 15, 6, 5), (10, 12, 5, 4), (15, 19, 8, 6)]),
+        ("shift", [(12, 15, 6, 5), (12, 15, 10, 9), (12, 15, 2, 1)]),
+    ],
+)
+def test_what_the_named_views_show(views: str, expected: list[tuple[int, ...]]) -> None:
+    seen: list[tuple[int, ...]] = []  # size, and where a bright pixel went
+
+    def look(x: Tensor) -> Tensor:
+        seen.append((*x.shape[2:], *divmod(int(x.argmax()), x.shape[-1])))
+        return x.expand(-1, 2, -1, -1)
+
+    image = torch.zeros(1, 1, 12, 15)
+    image[..., 6, 5] = 1
+    augmented(By(look), image, views)
+    assert seen == expected
 
 
 @pytest.mark.parametrize("views", VIEWS)
@@ -111,11 +132,15 @@ def test_shift_moves_right_and_down_and_back() -> None:
     out = augmented(rows, ramp, (View(), View(shift=1)))[0, 0].exp()
     close(out[:, :5], expected[:, None].expand(5, 5))
     close(out[:, 5], y[:5])  # the last column moved out
+    classify = By(lambda x: torch.cat([x[..., 2, 2], torch.zeros(1, 1)], 1))  # reads 14, then 7
+    out = augmented(classify, ramp / 10, (View(), View(shift=1)))
+    close(out[0, 0].exp(), (torch.tensor(1.4).sigmoid() + torch.tensor(0.7).sigmoid()) / 2)
 
 
 def test_views_combine_and_may_be_far_apart() -> None:
     model, images = pointwise(), torch.rand(2, 3, 1, 1).double().expand(2, 3, 12, 15)
-    close(augmented(model, images, (View(), View(shift=2, flip=True, scale=1.5))), model(images).log_softmax(1))
+    views = (View(), View(shift=2, flip=True, scale=1.5), View(scale=0.01))
+    close(augmented(model, images, views), model(images).log_softmax(1))
     far = By(lambda x: torch.cat([500 * x, -500 * x], 1))
     out = augmented(far, torch.tensor([[[[1.0, 1.0]]]]), "flip")
     close(out[0, :, 0], torch.tensor([[0.0, 0], [-1000, -1000]]))
@@ -139,7 +164,8 @@ def test_augmented_leaves_the_model_and_takes_what_guide_takes(training: bool) -
         ("mirror", "views.*mirror.*flip"),
         ((), "views.*first"),
         ((View(flip=True),), "views.*flip=True.*first"),
-        ((View(), View(scale=0)), "views.*scale=0.*scale > 0"),
+        ((View(), View(scale=0)), "views.*scale=0.*scale finite and > 0"),
+        ((View(), View(scale=math.inf)), "views.*scale=inf"),
         ((View(), View(shift=-12)), r"views.*12.*12\D+15"),
     ],
 )
@@ -192,10 +218,12 @@ def test_rate_zero_is_normalisation_by_the_test_batch() -> None:
     tent = Tent(model, rate=0)
     expected = copy.deepcopy(model)
     expected[1].train()
+    tent.model.register_forward_hook(lambda *_: pytest.fail("keeps a graph") if torch.is_grad_enabled() else None)
     for seed in (0, 1, 0):
         images = pictures(seed=seed)
         close(tent(images), expected(images).detach(), 1e-12)
     assert not torch.allclose(tent(images), model(images))
+    assert Tent(model).optimizer.param_groups[0]["lr"] == 1e-3
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -227,8 +255,14 @@ def test_tent_reads_the_named_output_and_skips_layers_it_does_not_reach() -> Non
     model, images = Two(), pictures()
     model.eval()
     tent, single = Tent(model, rate=0.1), Tent(model.main, rate=0.1)
-    close([tent(images) for _ in range(2)], [single(images) for _ in range(2)], 1e-12)
+    answers = [single(images) for _ in range(2)]
+    close([tent(images) for _ in range(2)], answers, 1e-12)
     assert torch.equal(tent.model.aux[1].weight, model.aux[1].weight)
+    in_place = Tent(nn.Sequential(By(lambda x: x.sub_(1)), model.main), rate=0.1)
+    close([in_place(images + 1) for _ in range(2)], answers)
+    in_place(images.requires_grad_())
+    assert torch.equal(images, pictures())
+    assert images.grad is None
 
 
 @pytest.mark.parametrize(
@@ -237,7 +271,7 @@ def test_tent_reads_the_named_output_and_skips_layers_it_does_not_reach() -> Non
         (pointwise(), 0.1, "model.*no batch-norm layer with scale and shift"),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)), 0.1, "model.*scale and shift"),
         (normed(), -0.1, r"rate.*-0\.1"),
-        (normed(), math.nan, "rate.*nan"),
+        (normed(), math.nan, "rate: got nan"),
         (normed(), math.inf, "rate.*inf"),
     ],
 )

@@ -1,4 +1,7 @@
+import math
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,10 +9,13 @@ import torch
 from pydensecrf import densecrf, utils
 from torch import nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpcore import GuidedPerturbation, crf, guide
 from gpcore.crf import CRFRNN, dense_crf
 from gpcore.networks import fcn_small
+
+NAN = math.nan
 
 
 class Given(nn.Module):
@@ -39,6 +45,26 @@ def array(tensor, dtype):
     return np.array(tensor.numpy(), dtype=dtype, order="C", copy=True)
 
 
+def constant(module, enum, name):
+    """pydensecrf built with Cython 3 holds its constants in enums alone; an older build and conda's, in the module."""
+    return getattr(getattr(module, enum, module), name)
+
+
+def pairwise(normalization):
+    return {
+        "kernel": constant(densecrf, "KernelType", "DIAG_KERNEL"),
+        "normalization": constant(densecrf, "NormalizationType", normalization),
+    }
+
+
+INSIDE, OUTSIDE = SimpleNamespace(KernelType=SimpleNamespace(DIAG_KERNEL=1)), SimpleNamespace(DIAG_KERNEL=1)
+
+
+@pytest.mark.parametrize("module", [INSIDE, OUTSIDE, SimpleNamespace(**vars(INSIDE), **vars(OUTSIDE)), densecrf])
+def test_constants_of_every_build(module):
+    assert constant(module, "KernelType", "DIAG_KERNEL") == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_mean_field_is_pydensecrfs(seed):
     """Five steps from the initial weights end where pydensecrf does, 0.01 away on average over pixels and classes.
@@ -50,7 +76,7 @@ def test_mean_field_is_pydensecrfs(seed):
     height, width, classes = 24, 20, 4
     image = (smooth(3, height, width, generator) * 255).round() / 255
     logits = 3 * smooth(classes, height, width, generator) + torch.randn(1, classes, height, width, generator=generator)
-    options = {"kernel": densecrf.DIAG_KERNEL, "normalization": densecrf.NORMALIZE_AFTER}
+    options = pairwise("NORMALIZE_AFTER")
     theirs = densecrf.DenseCRF2D(width, height, classes)
     theirs.setUnaryEnergy(array(-logits[0].log_softmax(0).flatten(1), np.float32))
     theirs.addPairwiseGaussian(sxy=3, compat=3, **options)
@@ -110,24 +136,29 @@ def test_gradcheck(stride):
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (logits, *matrices(2).values())])
 
 
-def test_stride_on_odd_sizes():
-    image, logits = torch.rand(2, 3, 13, 17), torch.randn(2, 4, 13, 17)
-    model = CRFRNN(Given(logits), 4, stride=2, beta=60)
-    assert model(image).shape == (2, 4, 13, 17)
-    assert not torch.allclose(model(image), logits, atol=0.1)
-    with torch.no_grad():
-        model.spatial.zero_(), model.bilateral.zero_()
-    assert torch.equal(model(image), logits)
-
-
 def test_stride_runs_the_mean_field_on_the_pooled_image():
-    """On 2 x 2 blocks pooling loses nothing: the same as the small image with bandwidths in its own, larger pixels."""
-    image, logits = torch.rand(1, 3, 6, 7).double(), torch.randn(1, 4, 6, 7).double()
-    small = CRFRNN(Given(logits), 4, alpha=5, beta=60, gamma=1.5).double()(image) - logits
-    blocks = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, logits)]
-    large = CRFRNN(Given(blocks[1]), 4, stride=2, alpha=10, beta=60, gamma=3).double()(blocks[0])
-    upsampled = nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
-    assert torch.allclose(large, blocks[1] + upsampled, atol=1e-8)
+    """The same as on means of 2 x 2 pixels, fewer at the border, with bandwidths in their own, larger pixels."""
+    image, logits = torch.rand(2, 3, 5, 7).double(), torch.randn(2, 4, 5, 7).double()
+    padded = (nn.functional.pad(x, [0, 1, 0, 1], value=NAN) for x in (image, logits))
+    pooled = [x.unflatten(3, (4, 2)).unflatten(2, (3, 2)).nanmean((3, 5)) for x in padded]
+    small = CRFRNN(Given(pooled[1]), 4, alpha=5, beta=60, gamma=1.5).double()(pooled[0]) - pooled[1]
+    upsampled = nn.functional.interpolate(small, scale_factor=2, mode="bilinear")[..., :5, :7]
+    large = CRFRNN(Given(logits), 4, stride=2, alpha=10, beta=60, gamma=3).double()(image)
+    assert torch.allclose(large, logits + upsampled, atol=1e-8)
+    assert upsampled.abs().max() > 1
+
+
+def test_defaults():
+    image, logits = 0.5 + 0.02 * torch.rand(1, 3, 9, 40), torch.randn(1, 4, 9, 40)
+    settings = {"stride": 1, "iterations": 5, "alpha": 160, "beta": 3, "gamma": 3}
+    assert torch.equal(CRFRNN(Given(logits), 4)(image), CRFRNN(Given(logits), 4, **settings)(image))
+
+
+def test_single_precision_is_enough_for_bright_images():
+    image = 1 - 0.1 * torch.rand(1, 3, 9, 11)
+    single, double = (crf._kernels(x, 1, 10, 1, 3)[2] for x in (image, image.double()))
+    assert (single - double).abs().max() < 1e-3
+    assert single.min() > 1e-30  # far from the denormal numbers that make products slow
 
 
 def test_gradient_flows_through_the_logits_only():
@@ -175,18 +206,19 @@ def test_dense_crf_without_weights_is_the_input():
     assert torch.allclose(still, probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("iterations", [1, 7])
-def test_dense_crf_is_pydensecrf_as_documented(iterations):
+@pytest.mark.parametrize(("steps", "options"), [(1, {"iterations": 1}), (7, {"iterations": 7}), (5, {})])
+def test_dense_crf_is_pydensecrf_as_documented(steps, options):
     generator = torch.Generator().manual_seed(2)
     probabilities, image = (6 * smooth(4, 11, 16, generator)[0]).softmax(0), smooth(3, 11, 16, generator)[0]
+    probabilities[:, 4, 4:8] = torch.eye(4)  # zeros, whose logarithm is clipped
     theirs = densecrf.DenseCRF2D(16, 11, 4)
     theirs.setUnaryEnergy(utils.unary_from_softmax(probabilities.numpy()))
-    options = {"kernel": densecrf.DIAG_KERNEL, "normalization": densecrf.NORMALIZE_SYMMETRIC}
-    theirs.addPairwiseGaussian(sxy=(2, 2), compat=1, **options)
+    kind = pairwise("NORMALIZE_SYMMETRIC")
+    theirs.addPairwiseGaussian(sxy=(2, 2), compat=1, **kind)
     rgb = array((image * 255).round().permute(1, 2, 0), np.uint8)
-    theirs.addPairwiseBilateral(sxy=(7, 7), srgb=(30, 30, 30), rgbim=rgb, compat=2, **options)
-    expected = torch.from_numpy(np.array(theirs.inference(iterations))).view(4, 11, 16)
-    ours = dense_crf(probabilities, image, gaussian=(2, 1), bilateral=(7, 30, 2), iterations=iterations)
+    theirs.addPairwiseBilateral(sxy=(7, 7), srgb=(30, 30, 30), rgbim=rgb, compat=2, **kind)
+    expected = torch.from_numpy(np.array(theirs.inference(steps))).view(4, 11, 16)
+    ours = dense_crf(probabilities, image, gaussian=(2, 1), bilateral=(7, 30, 2), **options)
     assert torch.allclose(ours, expected, atol=1e-5)
     assert not torch.allclose(ours, probabilities, atol=0.05)
 
@@ -198,17 +230,49 @@ def test_dense_crf_says_what_to_install(monkeypatch):
         dense_crf(noisy, image, **USUAL)
 
 
+def test_dense_crf_at_the_smallest_bandwidths_sees_each_pixel_alone():
+    generator = torch.Generator().manual_seed(0)
+    probabilities, image = torch.rand(2, 3, 24, 56, generator=generator)
+    probabilities = probabilities.softmax(0)
+    q = probabilities
+    for _ in range(2):
+        q = (probabilities.log() + (2 + 1.5) * q).softmax(0)
+    alone = dense_crf(probabilities, image, gaussian=(0.01, 2), bilateral=(0.01, 0.2, 1.5), iterations=2)
+    assert torch.allclose(alone, q, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"probabilities": torch.full((2, 4, 6), 0.5)}, r"\[2, 4, 6\] and \[3, 4, 5\], expected K x H x W"),
         ({"image": torch.rand(1, 4, 5)}, r"\[2, 4, 5\] and \[1, 4, 5\]"),
-        ({"probabilities": torch.ones(2, 4, 5)}, "probabilities: must be >= 0 .* off by 1"),
+        ({"probabilities": torch.full((2, 4), 0.5), "image": torch.rand(3, 4)}, r"\[2, 4\] and \[3, 4\]"),
+        (
+            {"probabilities": torch.full((2, 4, 5), 0.5).index_fill(2, torch.tensor(1), 0.45)},
+            "probabilities: got sums off by 0.1 .*, expected a softmax over dim 0",
+        ),
+        (
+            {"probabilities": torch.tensor([1.25, -0.25]).view(2, 1, 1).expand(2, 4, 5)},
+            "probabilities: .* least .* -0.25",
+        ),
+        ({"probabilities": torch.full((2, 4, 5), NAN)}, "probabilities: got sums off by nan"),
         ({"image": torch.full((3, 4, 5), 255.0)}, r"image: got torch.float32 in \[255, 255\], expected floats in"),
+        ({"image": torch.full((3, 4, 5), -0.1)}, r"image: got torch.float32 in \[-0.1, -0.1\]"),
+        ({"image": torch.rand(3, 4, 5).index_fill(2, torch.tensor(3), NAN)}, r"image: .* in \[nan, nan\]"),
         ({"image": torch.zeros(3, 4, 5).byte()}, "image: got torch.uint8"),
-        ({"gaussian": (0, 3)}, "gaussian: got the bandwidth 0"),
-        ({"bilateral": (80, -1, 3)}, "bilateral: got the bandwidth -1"),
+        ({"gaussian": (0, 3)}, "gaussian sxy: got 0, expected a number of 0.001125 to"),
+        ({"gaussian": (9 / 8010, 3)}, "gaussian sxy: got 0.00112"),
+        ({"gaussian": (NAN, 3)}, "gaussian sxy: got nan"),
+        ({"bilateral": (-1, 13, 3)}, "bilateral sxy: got -1"),
+        ({"bilateral": (9 / 8010, 13, 3)}, "bilateral sxy: got 0.00112"),
+        ({"bilateral": (NAN, 13, 3)}, "bilateral sxy: got nan"),
+        ({"bilateral": (80, 0.19, 3)}, "bilateral srgb: got 0.19, expected a number of 0.2 to"),
+        ({"bilateral": (80, NAN, 3)}, "bilateral srgb: got nan"),
+        ({"bilateral": (80, math.inf, 3)}, "bilateral srgb: got inf"),
+        ({"gaussian": (3, NAN)}, "gaussian compat: got nan, expected a number of -1e.30 to 1e.30"),
+        ({"bilateral": (80, 13, -math.inf)}, "bilateral compat: got -inf"),
         ({"iterations": 0}, "iterations: got 0, expected a whole number of at least 1"),
+        ({"iterations": NAN}, "iterations: got nan"),
     ],
 )
 def test_dense_crf_errors(change, message):
@@ -220,23 +284,32 @@ def test_dense_crf_errors(change, message):
 @pytest.mark.parametrize(
     ("logits", "options", "message"),
     [
+        ((3, 4, 5), {"classes": 0}, "classes: got 0, expected a whole number"),
         ((3, 4, 5), {"stride": 0}, "stride: got 0, expected a whole number"),
         ((3, 4, 5), {"iterations": 1.5}, "iterations: got 1.5, expected a whole number"),
-        ((3, 4, 5), {"beta": 0.0}, "beta: got the bandwidth 0.0, expected a finite number above 0"),
-        ((3, 4, 5), {"alpha": float("inf")}, "alpha: got the bandwidth inf"),
+        ((3, 4, 5), {"beta": 0.19}, "beta: got 0.19, expected a number of 0.2 to"),
+        ((3, 4, 5), {"gamma": NAN}, "gamma: got nan"),
+        ((3, 4, 5), {"alpha": math.inf}, "alpha: got inf"),
         ((2, 4, 5), {}, r"network: its logits are \[1, 2, 4, 5\] on the grid, expected \[1, 3, 4, 5\]"),
         ((3, 2, 3), {}, r"network: its logits are \[1, 3, 2, 3\] on the grid"),
     ],
 )
 def test_crfrnn_errors(logits, options, message):
     with pytest.raises(ValueError, match=message):
-        CRFRNN(Given(torch.zeros(1, *logits)), 3, **options)(torch.rand(1, 3, 4, 5))
+        CRFRNN(Given(torch.zeros(1, *logits)), **{"classes": 3, **options})(torch.rand(1, 3, 4, 5))
 
 
-def test_a_large_grid_names_the_stride_that_fits():
+def test_a_large_grid_names_the_stride_that_fits(monkeypatch):
     message = r"stride: got 2, a grid of 180 x 240 = 43200 pixels.* 7.5 GB .* at most 16000 pixels: use stride=4"
+    network = Given(None)
+    network.register_forward_hook(lambda *_: pytest.fail("ran the network before"))
     with pytest.raises(ValueError, match=message):
-        CRFRNN(Given(torch.zeros(1, 2, 360, 480)), 2, stride=2)(torch.rand(1, 3, 360, 480))
+        CRFRNN(network, 2, stride=2)(torch.rand(1, 3, 360, 480))
+    monkeypatch.setattr(crf, "LARGEST_GRID", 4)
+    image, logits = torch.rand(1, 3, 7, 8), torch.randn(1, 2, 7, 8)  # 3 x 3 pixels with stride 3
+    with pytest.raises(ValueError, match="use stride=4"):
+        CRFRNN(Given(logits), 2)(image)
+    assert CRFRNN(Given(logits), 2, stride=4)(image).shape == logits.shape
 
 
 @pytest.fixture
@@ -272,11 +345,22 @@ def test_guided_perturbation_by_hand(wrapped, at):
     assert torch.equal(GuidedPerturbation(model, epsilon, at=at)(images), out.output)
 
 
-def test_cut_inside_a_real_network_computes_the_kernels_once(monkeypatch):
-    calls, kernels = [], crf._kernels
-    monkeypatch.setattr(crf, "_kernels", lambda *arguments: calls.append(None) or kernels(*arguments))
+class Computed(TorchDispatchMode):
+    """Counts what is computed, call by call of an operator; what a cut gives back is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_cut_inside_a_real_network_computes_the_kernels_once():
     model = CRFRNN(fcn_small(4, 8).eval(), 4, stride=2)
-    out = guide(model, torch.rand(1, 3, 48, 49), 0.01, at="network.pool4", steps=3)
+    with Computed() as computed:
+        out = guide(model, torch.rand(1, 3, 48, 49), 0.01, at="network.pool4", steps=3)
     assert not out.repeated
-    assert len(calls) == 1
+    assert computed.count[torch.ops.aten.baddbmm.default] == 1  # of the bilateral kernel
     assert out.after.shape == (1, 4, 48, 49)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,13 +40,38 @@ def test_iou_is_torchmetrics(maps, average):
 def test_hand_counted():
     matrix = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # the third class never occurs
     assert torch.allclose(metrics.class_iou(matrix)[:2], torch.tensor([3 / 6, 4 / 7]).double())
-    assert metrics.miou(matrix).item() == pytest.approx((3 / 6 + 4 / 7) / 2)
-    assert metrics.accuracy(matrix).item() == pytest.approx(7 / 10)
+    both = torch.stack([matrix, torch.eye(3).long()])
+    assert metrics.miou(both).tolist() == pytest.approx([(3 / 6 + 4 / 7) / 2, 1])
+    assert metrics.accuracy(both).tolist() == pytest.approx([7 / 10, 1])
 
 
-def test_confusion_names_unequal_shapes():
-    with pytest.raises(ValueError, match=r"predicted: got shape \[2, 3\].*\[3, 2\]"):
-        metrics.confusion(torch.zeros(2, 3).long(), torch.zeros(3, 2).long(), 2, VOID)
+def test_confusion_counts_maps_of_bytes():
+    predicted, labels = torch.tensor([16, 0, 16, 5]).byte(), torch.tensor([20, 20, 255, 0]).byte()
+    matrix = metrics.confusion(predicted, labels, 21, 255)
+    assert matrix.nonzero().tolist() == [[0, 5], [20, 0], [20, 16]]
+    assert matrix.sum() == 3
+    assert metrics.confusion(labels, labels.long(), 300, 256).diagonal().nonzero().tolist() == [[0], [20], [255]]
+    assert metrics.confusion(predicted[:2], labels[2:].char(), 21, -1).nonzero().tolist() == [[0, 0]]  # 255 is -1
+    assert metrics.confusion(predicted[:0], labels[:0], 2, 255).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "message"),
+    [
+        ([[0, 1]], [[0], [1]], r"predicted: got shape \[1, 2\], .* of labels, \[2, 1\]"),
+        ([0, 2], [1, 1], "predicted: got class 2, expected 0 to 1"),
+        ([0, -1], [1, 1], "predicted: got class -1"),
+        ([0, 2], [1, VOID], "predicted: got class 2"),
+        ([VOID, 0], [1, 1], f"predicted: got class {VOID}"),
+        ([0, 1], [2, 1], f"labels: got class 2, expected 0 to 1, or {VOID}"),
+        ([0, 1], [1, -1], "labels: got class -1"),
+        ([0.0, 1.0], [1, 1], "predicted: got torch.float32, expected whole numbers"),
+        ([0, 1], [0.5, 1.0], "labels: got torch.float32"),
+    ],
+)
+def test_maps_that_cannot_be_counted(predicted, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.confusion(torch.tensor(predicted), torch.tensor(labels), 2, VOID)
 
 
 def test_boundary_distance_by_hand():
@@ -60,6 +87,21 @@ def test_bootstrap_of_a_mean_has_the_normal_interval():
     half = 1.96 * sample.std().item() / 20
     assert value == pytest.approx(sample.mean().item())
     assert (high - value, value - low) == (pytest.approx(half, rel=0.08), pytest.approx(half, rel=0.08))
+    default = metrics.bootstrap(torch.mean, sample[:9])
+    assert default == metrics.bootstrap(torch.mean, sample[:9], resamples=1000, seed=0)
+    assert default.low != metrics.bootstrap(torch.mean, sample[:9], seed=1).low
+
+
+def test_resamples_without_the_statistic_do_not_count():
+    sample = torch.tensor([3, 3, math.nan]).double()  # undefined in one resample of 27
+    assert metrics.bootstrap(lambda x: x.nanmean(), sample) == (3, 3, 3)
+
+
+def test_images_are_counted_together():
+    before = torch.tensor([[[2, 2], [0, 0]], [[0, 0], [0, 4]]])  # one class each: together 2 2 / 0 4
+    after = torch.tensor([[[4, 0], [0, 0]], [[0, 0], [0, 4]]])
+    assert metrics.score(before).value == pytest.approx(50 * (2 / 4 + 4 / 6))
+    assert metrics.gain(before, after).value == pytest.approx(100 - 50 * (2 / 4 + 4 / 6))
 
 
 def test_gain_is_paired():
@@ -74,13 +116,12 @@ def test_gain_is_paired():
     assert high - low < 0.1 < metrics.score(before).high - metrics.score(before).low
 
 
-def test_gain_table_starts_at_zero():
-    counts = torch.randint(1, 50, (3, 6, 2, 2), generator=torch.Generator().manual_seed(1))
-    rows = tables.gain_table({"a": counts}, [0.0, 1.0, 2.0], base=0)
-    assert rows.loc[0, ["gain", "low", "high"]].tolist() == [0, 0, 0]
-    assert rows.loc[2, "gain"] == pytest.approx(
-        100 * float(metrics.miou(counts[2].sum(0)) - metrics.miou(counts[0].sum(0)))
-    )
+def test_gain_table_is_zero_at_its_base():
+    counts = torch.tensor([[[2, 2], [2, 2]], [[4, 0], [0, 4]], [[4, 0], [4, 0]]])[:, None].expand(3, 6, 2, 2)
+    rows = tables.gain_table({"a": counts}, [0.0, 1.0, 2.0], base=1).set_index("epsilon")  # mIoU 1/3, 1, 1/4
+    for values in (rows["gain"], rows["low"], rows["high"]):
+        assert values.tolist() == pytest.approx([-200 / 3, 0, -75])
+    assert rows["miou"].tolist() == pytest.approx([100 / 3, 100, 25])
 
 
 def test_distance_medians_and_shares_by_hand():

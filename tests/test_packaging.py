@@ -1,8 +1,13 @@
-"""pyproject.toml, environment.yml and requirements.lock name the same packages, and the lock names no place."""
+"""pyproject.toml, environment.yml and the lock name the same packages, the lock no place; CI starts from nothing."""
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
+from pathlib import Path
 
+import pytest
 import yaml
 
 from gpcore import paths
@@ -49,3 +54,25 @@ def test_lock_pins_every_direct_package_and_hashes_all() -> None:
 def test_lock_names_no_place() -> None:
     for word in ("://", "--index", "--extra-index", "--find-links", "file:", " /", "@"):
         assert word not in LOCK, word
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_ci_sets_up_as_a_newcomer_does(tmp_path: Path, status: int) -> None:
+    """With `make` replaced by one that notes what lies in .venv and the caches, and leaves something in each."""
+    clone, old, temporary = (tmp_path / name for name in ("clone", "old", "temporary"))
+    for folder in (clone / ".ci", clone / ".venv/left", old / "left", temporary):
+        folder.mkdir(parents=True)
+    shutil.copy(paths.ROOT / ".ci/run", clone / ".ci")
+    caches = ("UV_CACHE_DIR", "PIP_CACHE_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")
+    places = " ".join(f'"${cache}"' for cache in caches)
+    make = f"#!/bin/sh\nls -A .venv {places} 2>/dev/null | grep left\nmkdir -p .venv/left {places}\n"
+    make += f'for place in {places}; do echo "$1"; mkdir -p "$place/left"; done\nexit {status}'
+    (tmp_path / "make").write_text(make)
+    (tmp_path / "make").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
+    environment = os.environ | dict.fromkeys(caches, str(old)) | path
+    run = subprocess.run([clone / ".ci/run"], env=environment, capture_output=True, text=True)
+    kept = ["left"] * 5
+    assert run.stdout.split() == ["setup"] * 4 + (kept + ["test"] * 4) * (status == 0)
+    assert run.returncode == status
+    assert not any(temporary.iterdir())
