@@ -31,8 +31,8 @@ class Guided:
 
     `trajectory` holds the logits (B x K or B x K x h x w) before the first step and after each one; the perturbed
     `images`, or the perturbed activation where `at` names a module; the last step's gradient `signal` there, before the
-    sign is taken; the model's own `output` for the perturbed input; `repeated` is True where tracing failed and the
-    forward pass up to `at` ran more than once.
+    sign is taken; the model's own `output` for the perturbed input; `repeated` is True where what follows `at` did not
+    reproduce the logits when run alone, so that every pass ran the whole model.  One-channel logits are binary: [0, z].
     """
 
     trajectory: tuple[Tensor, ...]
@@ -73,8 +73,9 @@ def guide(
     s is `logit_signal` of the (pseudo-)`labels`, held constant. epsilon > 0 (image units, [0, 1]; at a layer its own)
     lowers the cross-entropy to the label, or the entropy for signal "entropy"; epsilon < 0 is FGSM. `at` perturbs a
     named module's output instead of the B x C x H x W images; `weight` makes B x 1 [x h x w] factors of s from z;
-    `steps` repeats, the pseudo-label renewed each time or kept; `bounds` clips each step.
-    The model runs in the mode it is in and is left as found.  Raises ValueError, naming the argument that is off.
+    `steps` repeats, the pseudo-label renewed each time or kept; `bounds` clips each step; `check` warns of images and
+    outputs that are in odd units. The model runs in its mode, threads may share it in evaluation mode, and it is left
+    as found.  Raises ValueError, naming the argument that is off.
     Source: section 3.1, figure 2; for the sign of epsilon and "eq5", appendix eq. (5).
     """
     if steps < 1:
