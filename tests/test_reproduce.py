@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ DRAW = """import os, pathlib, time
 folder = pathlib.Path(os.environ["GPCORE_FIGURES"], study, "{name}")
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "new.png").write_bytes(b"new")"""
+LONG = "\nfor _ in range(600): time.sleep(.1)"  # in one sleep, a signal just before would wait for its end
 PAPERMILL = """import json, os, pathlib, sys, yaml
 def papermill():
     source, executed, *options = sys.argv[1:]
@@ -100,7 +101,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Real kernels, two at a time, over figures from an earlier run; the first kernel of all does not start."""
     root = tmp_path_factory.mktemp("run")
-    write(root / "notebooks", "00_good", DRAW, '(folder / "values.txt").write_text(f"{study} {images!r}")')
+    write(root / "notebooks", "00_good", DRAW, '(folder / "values.txt").write_text(f"{study} {images!r}")', "")
     write(root / "notebooks", "01_fails", DRAW, "gain = 1\ngain / 0", "print(gain)")
     write(root / "notebooks", "02_exits", DRAW, "import sys; sys.exit(0)", "print(2)")
     write(root / "notebooks", "03_dies", DRAW, "import os; os._exit(0)", "print(3)")
@@ -163,7 +164,7 @@ def test_executed_notebooks_stay_in_build_and_sources_as_they_were(run: Run) -> 
     errors = [output.ename for cell in executed.cells for output in cell.get("outputs", []) if "ename" in output]
     assert errors == ["ZeroDivisionError"]
     source = nbformat.read(run.root / "notebooks" / "00_good.ipynb", as_version=4)
-    assert [cell.execution_count for cell in source.cells[1:]] == [None, None, None]
+    assert [cell.execution_count for cell in source.cells[1:]] == [None, None, None, None]
 
 
 def runs_on(pid: int) -> bool:
@@ -202,46 +203,73 @@ def test_a_killed_runner_takes_papermill_and_a_deaf_kernel_along(tmp_path: Path)
     assert wait(lambda: not runs_on(papermill), 1)
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Signals as in a terminal, while a shell's `&` has the interrupt ignored; afterwards as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_an_interrupt_ends_what_runs_and_prints_the_table(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(quick / "notebooks", "00_good", DRAW)
-    write(quick / "notebooks", "01_long", DRAW, "os.kill(os.getppid(), 2); time.sleep(60)")
+    write(quick / "notebooks", "01_long", DRAW, "os.kill(os.getppid(), 2)" + LONG)
     write(quick / "notebooks", "02_later", DRAW)
     start = time.monotonic()
     assert main(options(quick)) == 130
     assert time.monotonic() - start < 30
     printed = capsys.readouterr().out
     assert rows(printed) == [("00_good", "1", "ok"), ("01_long", "0", "failed")]
-    place = "01_long.ipynb, code cell 3 `os.kill(os.getppid(), 2); time.sleep(60)`"
+    place = "01_long.ipynb, code cell 3 `os.kill(os.getppid(), 2)`"
     assert f"{place}: did not run to its end; papermill said: interrupted" in printed
     assert "02_later" not in printed
     with owned(quick / "build" / "digits"), owned(quick / "figures" / "digits"):
         pass  # nobody is at work there any more
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_terminated_run_ends_as_an_interrupted_one(
     quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(quick / "notebooks", "00_long", DRAW, "os.kill(os.getppid(), 15); time.sleep(60)")
+    write(quick / "notebooks", "00_long", DRAW, "os.kill(os.getppid(), 15)" + LONG)
     monkeypatch.setattr(sys, "argv", ["reproduce", *options(quick)])
     monkeypatch.delitem(sys.modules, "gpcore.reproduce")
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module("gpcore.reproduce", run_name="__main__")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("gpcore.reproduce", run_name="__main__")
     assert ended.value.code == 143
     assert rows(capsys.readouterr().out) == [("00_long", "0", "failed")]
 
 
 def test_a_notebook_that_hangs_is_stopped_and_the_others_run(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(quick / "notebooks", "00_hangs", DRAW, "while True: time.sleep(.1)")
+    write(quick / "notebooks", "00_hangs", DRAW, "0" + LONG)
     write(quick / "notebooks", "01_good", DRAW)
     assert main(["--timeout", "2", *options(quick)]) == 1
     printed = capsys.readouterr().out
     assert rows(printed) == [("00_hangs", "0", "failed"), ("01_good", "1", "ok")]
-    place = "00_hangs.ipynb, code cell 3 `while True: time.sleep(.1)`"
+    place = "00_hangs.ipynb, code cell 3 `0`"
     assert f"{place}: did not run to its end; papermill said: stopped after 2 s" in printed
+
+
+@pytest.mark.parametrize(
+    ("said", "starts"), [("Kernel died before replying to x", "xx"), ("Address already in use", "xx"), ("no x", "x")]
+)
+def test_trouble_with_a_kernel_gets_one_more_try_and_nothing_else(quick: Path, said: str, starts: str) -> None:
+    write(quick / "notebooks", "00_good", DRAW)
+    cli = f"def papermill(): open('starts', 'a').write('x'); print('first', {said!r}, '', sep='\\n'); exit(1)"
+    put(quick / "modules" / "papermill" / "cli.py", cli.replace("starts", str(quick / "starts")).encode())
+    (outcome,) = reproduce(**places(quick))
+    assert outcome.error == f"00_good.ipynb: did not run to its end; papermill said: {said}"
+    assert (quick / "starts").read_text() == starts
+
+
+def test_what_has_begun_is_not_tried_again(quick: Path) -> None:
+    write(quick / "notebooks", "00_fails", 'open("starts", "a").write("x"); raise OSError("Address already in use")')
+    (outcome,) = reproduce(**places(quick))
+    assert outcome.error.endswith("did not run to its end; papermill said: OSError: Address already in use")
+    assert (quick / "notebooks" / "starts").read_text() == "x"
 
 
 @pytest.mark.parametrize("folder", ["build/digits", "figures/digits"])
@@ -344,14 +372,16 @@ def test_parameters_and_study_reach_the_chosen_notebook_only(quick: Path) -> Non
 def test_the_environment_of_a_notebook(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["OMP_NUM_THREADS", "TQDM_DISABLE", "GPCORE_FIGURES", "GPCORE_FINISHED", "KEPT", "MALLOC_MMAP_THRESHOLD_",
              "MALLOC_TRIM_THRESHOLD_"]  # fmt: skip
-    show = f'(folder / "env").write_text(" ".join(os.environ[name] for name in {names}) + " " + os.getcwd())'
+    show = f"""import sys
+values = [os.environ[name] for name in {names}] + [os.getcwd(), os.getsid(0) == os.getpid(), sys.flags.safe_path]
+(folder / "env").write_text(" ".join(map(str, values)))"""
     write(quick / "notebooks", "00_good", DRAW, show)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("KEPT", "kept")
     assert reproduce(jobs=3, **places(quick))[0].error == ""
     assert (quick / "figures" / "digits" / "00_good" / "env").read_text().split() == [
         "2", "1", str(quick / "build" / "digits" / "figures"), str(quick / "figures"), "kept", "33554432", "2147483647",
-        str(quick / "notebooks"),
+        str(quick / "notebooks"), "True", "True",
     ]  # fmt: skip
 
 
