@@ -1,10 +1,16 @@
 """One notebook executed by papermill in a process of its own: what went wrong, and its outputs taken back."""
 
+import os
 import re
+import select
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
@@ -13,20 +19,22 @@ from nbformat import NotebookNode
 KERNEL_TROUBLE = re.compile(r"Kernel died before replying|Kernel didn't respond|Address already in use")
 
 
-def execute(notebook: Path, executed: Path, values: Mapping[str, object], environment: Mapping[str, str]) -> str:
-    """Run a notebook with papermill in its own process; the error in words, empty if every cell ran."""
-    command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--no-progress-bar", "--log-output"]
-    command += ["-k", "python3", "--cwd", str(notebook.parent)]
+def execute(notebook: Path, executed: Path, values: Mapping[str, object], timeout: float, **process: Any) -> str:
+    """Run a notebook in a process that Popen starts with these options; the error in words, empty if every cell ran."""
+    # This file by its path, for -m would import torch; -P, for what lies beside it is not papermill's to import.
+    command = [sys.executable, "-P", __file__, str(timeout), str(notebook), str(executed), "--no-progress-bar"]
+    command += ["--log-output", "-k", "python3", "--cwd", str(notebook.parent)]
     command += ["-y", yaml.safe_dump(dict(values))] if values else []
     log = executed.with_suffix(".log")
     for _ in range(2):  # now and then a kernel finds its port taken: that alone deserves a second try
         executed.unlink(missing_ok=True)
-        with log.open("w") as stream:
-            code = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
+        with log.open("w") as stream:  # in a session of its own: a terminal's Ctrl-C is for the runner alone
+            code = subprocess.run(command, stdout=stream, stderr=stream, start_new_session=True, **process).returncode
         cells = read_code(executed)
         if code == 0 or started(cells) or not KERNEL_TROUBLE.search(log.read_text()):
             break
-    return fault(notebook.name, cells, code, last_line(log))
+    said = [line for line in log.read_text().splitlines() if line.strip()] or ["nothing"]
+    return fault(notebook.name, cells, code, said[-1])
 
 
 def fault(name: str, cells: Sequence[NotebookNode], code: int, said: str) -> str:
@@ -34,7 +42,7 @@ def fault(name: str, cells: Sequence[NotebookNode], code: int, said: str) -> str
     places = [f"{name}, code cell {n} `{cell.source.strip().splitlines()[0]}`" for n, cell in enumerate(cells, 1)]
     for place, cell in zip(places, cells, strict=True):
         for output in cell.outputs:
-            if output.output_type == "error":
+            if output.output_type == "error" and output.ename != "KeyboardInterrupt":  # that is how a kernel is ended
                 return f"{place}: {output.ename}: {output.evalue}"
     if code or not cells or any(cell.execution_count is None for cell in cells):
         return f"{[name, *places][started(cells)]}: did not run to its end; papermill said: {said}"
@@ -48,15 +56,12 @@ def started(cells: Sequence[NotebookNode]) -> int:
 
 def read_code(executed: Path) -> list[NotebookNode]:
     """The code cells that hold code, without the one in which papermill sets parameters."""
-    if not executed.exists():
+    try:
+        cells = nbformat.read(executed, as_version=4).cells
+    except (FileNotFoundError, ValueError):  # papermill did not begin it, or ended while writing
         return []
-    cells = nbformat.read(executed, as_version=4).cells
     cells = [cell for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-
-
-def last_line(log: Path) -> str:
-    return next((line for line in reversed(log.read_text().splitlines()) if line.strip()), "nothing")
 
 
 def copy_outputs(executed: Path, notebook: Path) -> None:
@@ -66,9 +71,17 @@ def copy_outputs(executed: Path, notebook: Path) -> None:
         if cell.cell_type == "code":
             cell.execution_count = done.execution_count
             cell.outputs = merge_streams(done.outputs)
-    fresh = notebook.with_suffix(".new")
-    nbformat.write(source, fresh)
-    fresh.replace(notebook)
+    replace_file(notebook, (nbformat.writes(source) + "\n").encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Old content or new, whole, whatever happens."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
@@ -80,3 +93,21 @@ def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
         else:
             merged.append(output)
     return merged
+
+
+def follow(timeout: float) -> None:
+    """End this process when its standard input closes, as a pipe does with its writer, or when the time is up."""
+    closed, *_ = select.select([0], [], [], timeout)
+    os.kill(os.getpid(), signal.SIGINT if closed else signal.SIGALRM)  # lets papermill end its kernel
+    time.sleep(10)
+    os._exit(1)  # a kernel looks for its parent, too
+
+
+if __name__ == "__main__":  # papermill, which ends with the runner however that ends
+    limit = sys.argv.pop(1)
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("interrupted"))
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"stopped after {limit} s"))
+    threading.Thread(target=follow, args=[float(limit)], daemon=True).start()
+    from papermill.cli import papermill
+
+    papermill()
