@@ -604,32 +604,34 @@ def test_augmented_labels_follow_the_image():
 
 
 def test_crops_reach_every_edge_and_labels_are_never_mixed():
-    """Labels that count pixels, cut to four by four; then labels of two classes, enlarged twice: no third appears."""
+    """An image and labels that count pixels, cut to four by four; then two classes, enlarged: no third appears."""
     labels, corners = torch.arange(30).view(5, 6), set()
     torch.manual_seed(0)
     for _ in range(60):
-        _, y = training.augment(torch.rand(3, 5, 6), labels, dataclasses.replace(RECIPE, crop=4))
-        y = y if y[0, 0] < y[0, 1] else y.flip(-1)
+        image = (0.3 + labels / 100).expand(3, 5, 6)
+        x, y = training.augment(image, labels, dataclasses.replace(RECIPE, crop=4))
+        x, y = (x, y) if y[0, 0] < y[0, 1] else (x.flip(-1), y.flip(-1))
+        assert torch.allclose((x - x[0, 0, 0]) / (x[0, 3, 3] - x[0, 0, 0]), (y - y[0, 0]) / 21, atol=1e-4)
         top, left = divmod(int(y[0, 0]), 6)
         assert torch.equal(y, labels[top : top + 4, left : left + 4])
         corners.add((top, left))
     assert corners == {(top, left) for top in (0, 1) for left in (0, 1, 2)}
     for _ in range(10):
-        recipe = dataclasses.replace(RECIPE, crop=8, scale=(2, 2))
+        recipe = dataclasses.replace(RECIPE, crop=8, scale=(0.5, 0.5))
         _, y = training.augment(torch.rand(3, 5, 6), 8 * (labels % 2), recipe)
         assert y.dtype == torch.int64
         assert {*y.flatten().tolist()} == {0, 8}
 
 
 def test_scales_are_even_in_their_logarithm():
-    """Of an image that counts its columns: between half and twice the size, enlarged as often as reduced."""
-    labels, recipe = torch.arange(64).expand(64, 64), dataclasses.replace(RECIPE, crop=8, scale=(0.5, 2))
+    """Of labels that count columns: from half the size to four times, as often above the geometric mean as below."""
+    labels, recipe = torch.arange(64).expand(64, 64), dataclasses.replace(RECIPE, crop=8, scale=(0.5, 4))
     torch.manual_seed(0)
     cuts = [training.augment(torch.rand(3, 64, 64), labels, recipe)[1] for _ in range(200)]
     spans = [int(cut.max() - cut.min()) for cut in cuts]
-    assert min(spans) == 3 and max(spans) == 14  # four columns and sixteen, of which every second
-    # fewer than eight columns: scales above 8 / 7.5, whose share is log(2 / 1.067) / log 4 = .453
-    assert 0.37 < sum(span < 7 for span in spans) / 200 < 0.53
+    assert min(spans) == 1 and max(spans) == 14  # two columns, and sixteen, of which every second
+    # at most five columns: scales above 8 / 5.5, whose share is log(4 / 1.4545) / log 8 = .486
+    assert 0.41 < sum(span < 5 for span in spans) / 200 < 0.56
 
 
 def test_brightness_contrast_and_saturation_change_by_up_to_three_tenths():

@@ -115,7 +115,7 @@ def test_files_stay_below_eight_megabytes_unless_told(tmp_path: Path) -> None:
 
 
 def test_shard_limit_holds_with_many_small_tensors(tmp_path: Path) -> None:
-    many = {f"{'long_module_name.' * 12}{i}": torch.full((1, 1, 1, 1), float(i)) for i in range(200)}
+    many = {f"{'long_module_name.' * 24}{i}": torch.full((1, 1, 1, 1), float(i)) for i in range(200)}
     weights.save(NAME, many, {}, shard_bytes=2_000, root=tmp_path)
     assert max(len(blob) for file, blob in files(tmp_path).items() if file != "index.json") <= 2_000
     assert {k: v.item() for k, v in weights.load(NAME, root=tmp_path).items()} == {k: v.item() for k, v in many.items()}
@@ -135,7 +135,12 @@ def test_same_state_same_bytes(tmp_path: Path) -> None:
 def test_saving_again_removes_stale_shards_of_that_name_only(tmp_path: Path) -> None:
     for name in (NAME, NAME + "-2of3", NAME + "0"):
         weights.save(name, state(), {"epsilon": 0.1}, shard_bytes=5_000, root=tmp_path)
-    others = {file: blob for file, blob in files(tmp_path).items() if file.startswith((NAME + "-2of3-", NAME + "0-"))}
+    (tmp_path / "digits" / "mine-1of1.safetensors").write_bytes(b"not in the index")
+    others = {
+        file: blob
+        for file, blob in files(tmp_path).items()
+        if file.startswith((NAME + "-2of3-", NAME + "0-", "digits/mine"))
+    }
     weights.save(NAME, state(1), {}, root=tmp_path)
     assert files(tmp_path).keys() == {*others, *shards(tmp_path), "index.json"}
     assert others.items() <= files(tmp_path).items() and len(others) >= 8
@@ -161,6 +166,8 @@ def test_missing_file_and_unknown_name(tmp_path: Path) -> None:
     weights.save("camvid/other", {"w": torch.ones(1)}, {}, root=tmp_path)
     with pytest.raises(ValueError, match=r"got 'digits/fcn-seed1', expected one of: digits/fcn-seed0"):
         weights.info("digits/fcn-seed1", root=tmp_path)
+    with pytest.raises(ValueError, match="got '12345', expected one of: camvid/other, digits/fcn-seed0"):
+        weights.info("12345", root=tmp_path)
     (tmp_path / shards(tmp_path)[1]).unlink()
     with pytest.raises(FileNotFoundError, match=r"fcn-seed0-2of6-\w{12}\.safetensors is missing"):
         weights.load(NAME, root=tmp_path)
