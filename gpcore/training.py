@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ def fit(
     recipe: Recipe,
     *,
     checkpoint: Path,
+    identity: Mapping[str, object] | None = None,
     started: Iterable[str] = (),
     seed: int = 0,
     device: str = "cpu",
@@ -103,6 +104,7 @@ def fit(
     `epoch` begins one: batches of tensors, which become the arguments of `objective`. `started` names the parameters
     that do not start from scratch. After each epoch everything needed to go on is written to `checkpoint`; a run that
     finds one continues there and ends in the same weights as one that was never interrupted.
+    Raises ValueError: a checkpoint of another recipe, seed or `identity`, which is what else the weights depend on.
     """
     network.to(device).train()
     groups: dict[float, list[nn.Parameter]] = {}
@@ -117,9 +119,13 @@ def fit(
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
     parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     history: list[float] = []
+    plan = {**dataclasses.asdict(recipe), "seed": seed, **(identity or {})}
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        history = state.pop("history")
+        history, found = state["history"], state.get("plan", {})
+        differ = [key for key in {**plan, **found} if found.get(key) != plan.get(key)]
+        got, wanted = (", ".join(f"{key} {each.get(key)!r}" for key in differ) for each in (found, plan))
+        expect(str(checkpoint), got, not differ, f"{wanted}; remove it to start anew")
         for key, part in parts.items():
             part.load_state_dict(state[key])
     for number in range(len(history), recipe.epochs):
@@ -136,9 +142,8 @@ def fit(
                 total += loss.item() * len(batch[0]) / recipe.samples
         history.append(total)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {name: part.state_dict() for name, part in parts.items()} | {"history": history}, f"{checkpoint}.part"
-        )
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save(state | {"history": history, "plan": plan}, f"{checkpoint}.part")
         os.replace(f"{checkpoint}.part", checkpoint)
         print(f"epoch {number + 1}/{recipe.epochs}: loss {total:.4f}", flush=True)
     network.load_state_dict(averaged.module.state_dict())
@@ -167,6 +172,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
         objective,
         planned.recipe,
         checkpoint=checkpoint,
+        identity={"store": name},
         started=started,
         seed=seed,
         device=device,
@@ -176,6 +182,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     weights.save(name, trained.cpu().state_dict(), info, half=True, base=base)
     if not planned.dataset:  # for a task of its own there is nothing to choose
         weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
+    checkpoint.unlink()  # at last: what is killed before need not be trained again
 
 
 def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") -> None:
@@ -191,19 +198,22 @@ def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") 
         return denoise.reconstruction_loss(logits, labels, chosen.void, weight)
 
     stored = chosen.weights(name, seed)
+    checkpoint = paths.DATA / "checkpoints" / f"{stored.replace('/', '-')}.pt"
+    facts = {field: getattr(refiner, field) for field in ("network", "at", "images", "sigma", "truth")}
     trained, history = fit(
         module,
         lambda: crops(kept, refiner.recipe),
         objective,
         refiner.recipe,
-        checkpoint=paths.DATA / "checkpoints" / f"{stored.replace('/', '-')}.pt",
+        checkpoint=checkpoint,
+        identity={"store": stored, "refiner": facts},
         seed=seed,
         device=device,
     )
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(refiner.recipe), "loss": history}
-    info["refiner"] = {field: getattr(refiner, field) for field in ("network", "at", "images", "sigma", "truth")}
-    weights.save(stored, trained.cpu().state_dict(), info, half=True)
+    weights.save(stored, trained.cpu().state_dict(), info | {"refiner": facts}, half=True)
     weights.update(stored, networks={name: refinement.tune(chosen, name)})
+    checkpoint.unlink()
 
 
 def candidates(chosen: Study, name: str) -> list[Candidate]:

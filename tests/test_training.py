@@ -1,14 +1,17 @@
 import copy
 import dataclasses
+import functools
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gpcore import denoise, experiments, metrics, paths, studies, training, tuning, weights
-from gpcore.attacks import pgd, random_noise
+from gpcore import denoise, experiments, metrics, paths, refinement, studies, training, tuning, weights
+from gpcore.attacks import pgd
 from gpcore.networks import crop_classifier, fcn_small
 from gpcore.networks.classifiers import Classifier
 from gpcore.studies import DIGITS
@@ -42,7 +45,7 @@ def fitted(network, epoch, objective, checkpoint, epochs=3):
 def segmenting(recipe=RECIPE):
     torch.manual_seed(0)
     network = fcn_small(11)
-    data = torch.utils.data.Subset(DIGITS.dataset("train"), range(8))
+    data = [(image[:, :32, :32], labels[:32, :32]) for image, labels in (DIGITS.dataset("train")[i] for i in range(8))]
 
     def objective(images, labels):
         return training.segmentation_loss(network.supervised(images), labels, None, 255)
@@ -104,6 +107,266 @@ def test_resumed_training_ends_in_the_same_weights(case, tmp_path):
     assert losses[2] < losses[0]
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class Line(nn.Module):
+    """Two parameters whose gradients are 1 and 3, and running statistics; remembers what it was before every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.old, self.new = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(2.0))
+        self.norm, self.seen = nn.BatchNorm1d(1, affine=False), []
+
+    def forward(self, x):
+        self.norm(x)
+        self.seen.append((self.training, self.old.grad, self.new.grad, self.norm.running_mean.item(), len(x)))
+        return self.old + 3 * self.new + x.mean()
+
+
+@pytest.mark.parametrize("start_rate", [0.01, None])
+def test_fit_by_hand(start_rate, tmp_path):
+    """Twenty steps: rates, weight decay, averages of weights and statistics, and losses from their formulas."""
+    recipe = Recipe(epochs=5, samples=10, batch=3, rate=0.1, start_rate=start_rate, weight_decay=0.5, average=0.9)
+    data, network = torch.linspace(0, 1, 100).view(5, 10, 1, 2), Line()
+    epochs = iter(data)
+    found, losses = training.fit(
+        network,
+        lambda: ((x,) for x in next(epochs).split(3)),
+        network,
+        recipe,
+        checkpoint=tmp_path / "a.pt",
+        started=["old", "norm"],
+    )
+    assert [size for *_, size in network.seen] == 5 * [3, 3, 3, 1]
+    values, averages, momentum, expected = {"old": 1.0, "new": 2.0}, {}, 0.0, []
+    for step, x in enumerate(x for part in data for x in part.split(3)):
+        expected.append((values["old"] + 3 * values["new"] + x.mean().item()) * len(x) / 10)
+        # along cosines: up to the peak at the third step, then down; the momentum the other way
+        done = (1 - math.cos(math.pi * (step / 2 if step <= 2 else (step - 2) / 17))) / 2
+        beta = 0.95 - 0.1 * done if step <= 2 else 0.85 + 0.1 * done
+        momentum = beta * momentum + 1 - beta
+        for name, peak in (("old", start_rate or 0.1), ("new", 0.1)):
+            first, last = (peak / 25, peak) if step <= 2 else (peak, peak / 25e4)
+            rate = first + (last - first) * done
+            # AdamW: a gradient that stays the same is divided by its size
+            values[name] -= rate * (0.5 * values[name] + momentum / (1 - beta ** (step + 1)))
+        for name, value in {**values, "mean": network.seen[step][3]}.items():
+            averages[name] = 0.9 * averages.get(name, value) + 0.1 * value
+    assert [found.old.item(), found.new.item()] == pytest.approx([averages["old"], averages["new"]], rel=1e-5)
+    assert found.norm.running_mean.item() == pytest.approx(averages["mean"], rel=1e-5)
+    assert losses == pytest.approx([sum(expected[i : i + 4]) for i in range(0, 20, 4)], rel=1e-5)
+    assert all(training and old == 1 and new == 3 for training, old, new, *_ in network.seen[1:])
+    assert found is network and not any(module.training for module in found.modules())
+
+
+def test_every_epoch_of_every_seed_draws_its_own_numbers_and_leaves_the_others_alone(tmp_path):
+    def draws(seed, outside):
+        found, network = [], Line()
+
+        def epoch():
+            found.append(tuple(torch.randperm(100).tolist()))
+            return [(torch.rand(4, 1),), (torch.rand(4, 1),)]
+
+        torch.manual_seed(outside)
+        before = torch.get_rng_state()
+        training.fit(network, epoch, network, RECIPE, checkpoint=tmp_path / f"{seed}-{outside}.pt", seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        return found
+
+    assert draws(0, 1) == draws(0, 2)
+    assert len({*draws(0, 3), *draws(1, 3), *draws(2, 3)}) == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 2}, "got epochs 3, expected epochs 2"),
+        ({"rate": 0.5, "attack": Attack()}, "got rate 0.001, attack None, expected rate 0.5, attack {'epsilon': .*}"),
+        ({"seed": 4}, "got seed 0, expected seed 4"),
+        ({"identity": {"store": "b"}}, "got store 'a', expected store 'b'"),
+        ({"identity": None}, "got store 'a', expected store None"),
+        ({"old": True}, "got epochs None, .*, store None, expected epochs 3, .*, store 'a'"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(change, message, tmp_path):
+    network, path = Line(), tmp_path / "a.pt"
+    options = {"checkpoint": path, "identity": {"store": "a"}, "seed": 0}
+    training.fit(network, lambda: [(torch.rand(4, 1),)] * 2, network, RECIPE, **options)
+    if change.pop("old", False):  # written before checkpoints knew what they are of
+        torch.save({key: part for key, part in torch.load(path).items() if key != "plan"}, path)
+    options |= {key: change.pop(key) for key in options.keys() & change.keys()}
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"a\.pt: {message}; remove it to start anew"):
+        training.fit(Line(), lambda: pytest.fail("trained"), Line(), dataclasses.replace(RECIPE, **change), **options)
+    assert path.read_bytes() == before
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """Weights and checkpoints go to a folder of their own; what is tuned tells for whom."""
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    for name in ("save", "load", "info", "update"):
+        monkeypatch.setattr(weights, name, functools.partial(getattr(weights, name), root=tmp_path / "weights"))
+    monkeypatch.setattr(tuning, "tune", lambda chosen, name, seed: {"tuned": [name, seed]})
+    monkeypatch.setattr(refinement, "tune", lambda chosen, name: {"tuned": [name]})
+    return tmp_path
+
+
+class Refining(nn.Module):
+    """Logits of three classes, pixel by pixel; remembers what it was given."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.last, self.given = nn.Conv2d(classes, 3, 1), []
+
+    def forward(self, y, h):
+        self.given.append((y, h))
+        return self.last(y)
+
+    def supervised(self, images):
+        return [self.last(images)]
+
+
+class Plain(Refining):
+    def forward(self, images):
+        return self.last(images)
+
+
+def toys(recipe, made=None, **options):
+    """A study of two networks that share weights, and of a refiner of the second; what is built joins `made`."""
+
+    def build(kind):
+        return lambda classes: made.append(kind(classes)) or made[-1]
+
+    made, draw = [] if made is None else made, torch.Generator().manual_seed(0)
+    data = [(torch.rand(3, 8, 8, generator=draw), torch.randint(3, (8, 8), generator=draw)) for _ in range(8)]
+    for _, labels in data:
+        labels[0] = 9
+    networks = {
+        "first": Network(lambda classes: pytest.fail("built"), "toy", recipe),
+        "toy": Network(build(Plain), "toy", recipe),
+        "after": Network(build(Plain), "after", recipe, start="toy"),
+    }
+    return dataclasses.replace(
+        DIGITS,
+        classes=("a", "b", "c"),
+        void=9,
+        dataset=lambda split: {"train": data}[split],
+        networks=networks,
+        refiners={"dae": Refiner("toy", None, build(Refining), recipe, 8, **options)},
+        robust={},
+    )
+
+
+@pytest.mark.parametrize("kind", ["network", "refiner"])
+def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(kind, store, monkeypatch):
+    training.train(toys(RECIPE), "toy")
+    train, name, source, tuner = {
+        "network": (training.train, "toy", "batches", tuning),
+        "refiner": (training.train_refiner, "dae", "crops", refinement),
+    }[kind]
+    checkpoint, epochs, original = store / f"checkpoints/digits-{name}-seed0.pt", [], getattr(training, source)
+
+    def epoch(*args):
+        epochs.append(1)
+        return original(*args)
+
+    def killed(*args, **options):
+        assert checkpoint.is_file()
+        raise Interrupted
+
+    monkeypatch.setattr(training, source, epoch)
+    train(toys(RECIPE), name)
+    expected = weights.info(f"digits/{name}-seed0")
+    train(toys(RECIPE), name)
+    assert len(epochs) == 6 and weights.info(f"digits/{name}-seed0") == expected
+    for where, what, left in (
+        (training, source, 2), (weights, "save", 0), (weights, "update", 0), (tuner, "tune", 0),
+    ):  # fmt: skip
+        assert not checkpoint.exists()
+        calls = iter([epoch] if where is training else [])
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, lambda *args, calls=calls, **options: next(calls, killed)(*args, **options))
+            with pytest.raises(Interrupted):
+                train(toys(RECIPE), name)
+        with pytest.raises(ValueError, match=f"{checkpoint.name}: got epochs 3, expected epochs 2; remove it"):
+            train(toys(dataclasses.replace(RECIPE, epochs=2)), name)
+        epochs.clear()
+        train(toys(RECIPE), name)
+        assert len(epochs) == left and weights.info(f"digits/{name}-seed0") == expected
+
+
+# 1 / sqrt(.64 .32 .04) = 1.25 1.7678 5, whose mean over pixels is .8 + .5657 + .2
+BALANCED, BY_HAND = {"balance": 0.5, "frequencies": (0.64, 0.32, 0.04)}, torch.tensor([1.25, 1.767767, 5]) / 1.565685
+
+
+def test_what_is_stored_of_a_training(store, monkeypatch):
+    """One step on all images, so that the loss is that of the network at its start."""
+    recipe = Recipe(epochs=1, samples=8, batch=8, rate=0.1, **BALANCED)
+    chosen, fitted, fit = toys(recipe), [], training.fit
+    monkeypatch.setattr(training, "fit", lambda *args, **options: fitted.append(options) or fit(*args, **options))
+    for store_name, begun, base in (("toy", None, None), ("after", "toy", "digits/toy-seed3")):
+        training.train(chosen, store_name, seed=3)
+        name = f"digits/{store_name}-seed3"
+        torch.manual_seed(3)
+        network, entry = Plain(3), weights.info(name)
+        if begun:
+            network.load_state_dict(weights.load(f"digits/{begun}-seed3"))
+        images, labels = map(torch.stack, zip(*chosen.dataset("train"), strict=True))
+        logits, known = network(images).movedim(1, -1), labels != 9
+        losses = -logits.log_softmax(-1)[known].gather(1, labels[known][:, None])[:, 0]
+        counted = BY_HAND[labels[known]]
+        assert entry["loss"] == [pytest.approx(((losses * counted).sum() / counted.sum()).item(), rel=1e-5)]
+        assert (entry["study"], entry["seed"], entry.get("base")) == ("digits", 3, base)
+        assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
+        (file,) = entry["files"]
+        assert {tensor.dtype for tensor in load_file(store / "weights" / file).values()} == {torch.float16}
+    assert [fit["started"] for fit in fitted] == [set(), {"last.weight", "last.bias"}]
+    tuned = weights.info("digits/toy-seed3")["networks"]
+    assert tuned == {"first": {"tuned": ["first", 3]}, "toy": {"tuned": ["toy", 3]}}
+
+
+@pytest.mark.parametrize("truth", [False, True])
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma, store):
+    recipe, made = Recipe(epochs=2, samples=8, batch=8, rate=1e-6, **BALANCED), []
+    chosen = toys(recipe, made, truth=truth, sigma=sigma)
+    training.train(chosen, "toy")
+    training.train_refiner(chosen, "dae", seed=3)
+    torch.manual_seed(3)
+    begun, entry, noise = Refining(3), weights.info("digits/dae-seed3"), []
+    kept = {float(h[0, 0, 0]): (y, labels) for y, h, labels in training.candidates(chosen, "dae")}
+    (module,) = (each for each in made if type(each) is Refining)
+    for (given, h), loss in zip(module.given, entry["loss"], strict=True):
+        y, labels = map(torch.stack, zip(*[kept[float(each[0, 0, 0])] for each in h], strict=True))
+        known, labels = labels != 9, labels.long()
+        right = torch.eye(4)[labels.where(known, 3)][..., :3].movedim(-1, 1)
+        noise.append(given - (right if truth else y.float()))
+        logits = begun(given, h)
+        counted = BY_HAND[labels[known]]
+        entropy = -(right * logits.log_softmax(1)).sum(1)[known]
+        squares = (logits.softmax(1) - right).square().mean(1)[known]
+        assert loss == pytest.approx(((entropy + squares) * counted).sum().item() / counted.sum().item(), rel=1e-3)
+    assert (torch.stack(noise).std() - sigma).abs() < 0.05 * sigma + 1e-6
+    assert torch.stack(noise).mean().abs() < 0.02 * sigma + 1e-6
+    assert sigma == 0 or (noise[0] != noise[1]).all()
+    (file,) = entry["files"]
+    assert {tensor.dtype for tensor in load_file(store / "weights" / file).values()} == {torch.float16}
+    assert (entry["study"], entry["seed"], entry["networks"]) == ("digits", 3, {"dae": {"tuned": ["dae"]}})
+    assert entry["refiner"] == {"network": "toy", "at": None, "images": 8, "sigma": sigma, "truth": truth}
+    assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def test_a_checkpoint_of_another_refiner_is_refused(store, monkeypatch):
+    training.train(toys(RECIPE), "toy")
+    with monkeypatch.context() as patch:
+        patch.setattr(refinement, "tune", lambda chosen, name: {}["killed"])
+        with pytest.raises(KeyError):
+            training.train_refiner(toys(RECIPE), "dae")
+    with pytest.raises(
+        ValueError, match=r"got refiner .*'sigma': 0\.0.*, expected refiner .*'sigma': 0\.5.*; remove it"
+    ):
+        training.train_refiner(toys(RECIPE, sigma=0.5), "dae")
 
 
 @pytest.fixture
@@ -191,15 +454,17 @@ def test_no_share_is_no_attack(trained, kind):
 
 
 @KINDS
-def test_examples_are_pgd_against_the_network_in_evaluation_mode(kind):
+def test_examples_are_pgd_against_the_network_in_evaluation_mode(kind, monkeypatch):
     (images, labels), network = toy(kind, 6), Recorded(kind, dropout=0.5).train()
     network(images)  # leaves statistics behind
     found = copy.deepcopy(network.state_dict())
-    torch.manual_seed(5)
-    seed = int(torch.randint(2**31, ()))
-    expected = pgd(copy.deepcopy(network).eval(), images, labels, 0.06, steps=3, step_size=0.03, seed=seed).images
+    seeds = []
+    monkeypatch.setattr(
+        training, "pgd", lambda *args, **options: seeds.append(options["seed"]) or pgd(*args, **options)
+    )
     torch.manual_seed(5)
     moved = training.adversarial(network, images, labels, ATTACK, 255)
+    expected = pgd(copy.deepcopy(network).eval(), images, labels, 0.06, steps=3, step_size=0.03, seed=seeds[0]).images
     assert torch.equal(moved, expected)
     torch.manual_seed(5)
     assert torch.equal(training.adversarial(network, images[:2], labels[:2], ATTACK, 255), moved[:2])
@@ -207,6 +472,8 @@ def test_examples_are_pgd_against_the_network_in_evaluation_mode(kind):
     half = training.adversarial(network, images, labels, dataclasses.replace(ATTACK, ratio=0.5), 255)
     assert torch.equal(half, torch.cat([moved[:3], images[3:]]))
     assert all(module.training for module in network.modules())
+    training.adversarial(network.eval(), images, labels, ATTACK, 255)
+    assert not any(module.training for module in network.modules())
     assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in network.parameters())
     assert not moved.requires_grad
@@ -214,14 +481,18 @@ def test_examples_are_pgd_against_the_network_in_evaluation_mode(kind):
 
 def test_void_pixels_are_not_attacked():
     (images, labels), network = toy("segment", 6), Recorded("segment")
+    """They stay where the random start puts them, whatever the network; others go to the bound, the other way round
+    for the network that is wrong wherever this one is right."""
     labels[..., :2] = 9
-    torch.manual_seed(5)
-    seed = int(torch.randint(2**31, ()))
-    torch.manual_seed(5)
-    moved = training.adversarial(network, images, labels, ATTACK, 9)
-    start = (images + random_noise(images, 0.06, "linf", seed=seed)).clamp(0, 1)
-    assert torch.equal(moved[..., :2], start[..., :2])
-    assert (moved != start)[..., 2:].any(1).all()
+    moved = []
+    for sign in (1, -1):
+        network[2].weight.data *= sign
+        torch.manual_seed(5)
+        moved.append(training.adversarial(network, images, labels, ATTACK, 9) - images)
+    assert torch.equal(moved[0][..., :2], moved[1][..., :2])
+    inside = moved[0][..., :2].abs().flatten()
+    assert 0.02 < inside.mean() < 0.04 and inside.max() <= 0.06 + 1e-6
+    assert (moved[0] * moved[1] < 0)[..., 2:].double().mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -249,18 +520,34 @@ def test_frozen_stages_stay_and_others_move(tmp_path):
 
 def test_crops_of_predictions_features_and_labels_lie_above_each_other():
     """A map that counts pixels, its features the same at every fourth one; sizes are not multiples of four."""
-    labels = torch.arange(37 * 50).view(37, 50)
+    labels = torch.arange(21 * 26).view(21, 26)
     whole = (labels[None].double(), labels[None, ::4, ::4].double(), labels)
-    recipe = dataclasses.replace(RECIPE, samples=6, batch=3, crop=16)
+    recipe = dataclasses.replace(RECIPE, samples=60, batch=7, crop=16)
     torch.manual_seed(0)
-    corners = set()
-    for y, h, cut in training.crops([whole] * 6, recipe):
-        assert [*y.shape, *h.shape] == [3, 1, 16, 16, 3, 1, 4, 4]
+    corners = []
+    for y, h, cut in training.crops([whole] * 64, recipe):
+        assert [*y.shape[1:], *h.shape[1:]] == [1, 16, 16, 1, 4, 4]
         assert torch.equal(y[:, 0], cut.float())
         assert torch.equal(h, y[..., ::4, ::4])
-        corners |= set(cut[:, 0, 0].tolist())
-    assert len(corners) > 3
-    assert all(corner // 50 % 4 == 0 == corner % 50 % 4 for corner in corners)
+        corners += cut[:, 0, 0].tolist()
+    assert len(corners) == 60
+    assert {divmod(corner, 26) for corner in corners} == {(top, left) for top in (0, 4) for left in (0, 4, 8)}
+
+
+@pytest.mark.parametrize("source", ["batches", "crops"])
+def test_an_epoch_takes_so_many_items_at_random_each_once(source):
+    recipe = dataclasses.replace(RECIPE, samples=10, batch=4)
+    items = [torch.full((1, 2, 2), float(i)) for i in range(12)]
+    data = [(x, x[0]) for x in items] if source == "batches" else [(x, x, x[0]) for x in items]
+    orders = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = [batch[-1][:, 0, 0].tolist() for batch in getattr(training, source)(data, recipe)]
+        assert [len(batch) for batch in found] == [4, 4, 2]
+        orders.append([item for batch in found for item in batch])
+        assert len({*orders[-1]}) == 10
+    assert set().union(*orders) == {*range(12)}
+    assert sorted(orders[0]) != orders[0] != orders[1]
 
 
 def test_candidates_are_predictions_their_features_and_labels_then_the_mirrored_ones(study):
@@ -293,6 +580,9 @@ def test_loss_leaves_void_out_and_averages_heads():
     logs = [x.log_softmax(1) for x in (a, b)]
     by_hand = [-(x[0, 0, 0, 0] + x[0, 2, 1, 0] + x[0, 1, 1, 1]) / 3 for x in logs]
     assert training.segmentation_loss([a, b], labels, None, 255).item() == pytest.approx(sum(by_hand).item() / 2)
+    weighted = [-(x[0, 0, 0, 0] + 4 * x[0, 2, 1, 0] + 2 * x[0, 1, 1, 1]) / 7 for x in logs]
+    found = training.segmentation_loss([a, b], labels.masked_fill(labels == 255, 3), torch.tensor([1.0, 2.0, 4.0]), 3)
+    assert found.item() == pytest.approx(sum(weighted).item() / 2)
 
 
 def test_augmented_labels_follow_the_image():
@@ -311,6 +601,53 @@ def test_augmented_labels_follow_the_image():
         assert levels == sorted(levels)
         flips.add(bool(y[0, 0] <= y[0, -1]))
     assert flips == {True, False}
+
+
+def test_crops_reach_every_edge_and_labels_are_never_mixed():
+    """An image and labels that count pixels, cut to four by four; then two classes, enlarged: no third appears."""
+    labels, corners = torch.arange(30).view(5, 6), set()
+    torch.manual_seed(0)
+    for _ in range(60):
+        image = (0.3 + labels / 100).expand(3, 5, 6)
+        x, y = training.augment(image, labels, dataclasses.replace(RECIPE, crop=4))
+        x, y = (x, y) if y[0, 0] < y[0, 1] else (x.flip(-1), y.flip(-1))
+        assert torch.allclose((x - x[0, 0, 0]) / (x[0, 3, 3] - x[0, 0, 0]), (y - y[0, 0]) / 21, atol=1e-4)
+        top, left = divmod(int(y[0, 0]), 6)
+        assert torch.equal(y, labels[top : top + 4, left : left + 4])
+        corners.add((top, left))
+    assert corners == {(top, left) for top in (0, 1) for left in (0, 1, 2)}
+    for _ in range(10):
+        recipe = dataclasses.replace(RECIPE, crop=8, scale=(0.5, 0.5))
+        _, y = training.augment(torch.rand(3, 5, 6), 8 * (labels % 2), recipe)
+        assert y.dtype == torch.int64
+        assert {*y.flatten().tolist()} == {0, 8}
+
+
+def test_scales_are_even_in_their_logarithm():
+    """Of labels that count columns: from half the size to four times, as often above the geometric mean as below."""
+    labels, recipe = torch.arange(64).expand(64, 64), dataclasses.replace(RECIPE, crop=8, scale=(0.5, 4))
+    torch.manual_seed(0)
+    cuts = [training.augment(torch.rand(3, 64, 64), labels, recipe)[1] for _ in range(200)]
+    spans = [int(cut.max() - cut.min()) for cut in cuts]
+    assert min(spans) == 1 and max(spans) == 14  # two columns, and sixteen, of which every second
+    # at most five columns: scales above 8 / 5.5, whose share is log(4 / 1.4545) / log 8 = .486
+    assert 0.41 < sum(span < 5 for span in spans) / 200 < 0.56
+
+
+def test_brightness_contrast_and_saturation_change_by_up_to_three_tenths():
+    recipe, labels, found = dataclasses.replace(RECIPE, crop=2), torch.zeros(2, 2, dtype=torch.long), []
+    grey, colour = torch.tensor([0.4, 0.6]).expand(3, 2, 2), torch.tensor([0.6, 0.4, 0.5]).view(3, 1, 1).expand(3, 2, 2)
+    weights = torch.tensor([0.2989, 0.587, 0.114])  # of a grey level
+    torch.manual_seed(0)
+    for _ in range(200):
+        low, high = sorted(training.augment(grey, labels, recipe)[0][0, 0].tolist())
+        x = training.augment(colour, labels, recipe)[0][:, 0, 0]
+        brighter = (weights @ x) / (weights @ colour[:, 0, 0])
+        found.append([low + high, (high - low) / (low + high) / 0.2, ((x[0] - x[1]) / 0.2 / brighter).item()])
+    lowest, highest = torch.tensor(found).aminmax(dim=0)
+    least, most = torch.tensor([0.7, 0.7, 0.49]), torch.tensor([1.3, 1.3, 1.69])  # at last contrast times saturation
+    assert ((lowest > least - 1e-4) & (lowest < 1.1 * least)).all()
+    assert ((highest < most + 1e-4) & (highest > 0.9 * most)).all()
 
 
 def test_half_of_mirrored_items_are_flipped_and_nothing_else():
@@ -398,3 +735,40 @@ def test_a_network_starts_from_what_fits(monkeypatch):
         else:
             assert all(key.startswith("conv") for key in started)
             assert {key for key in parameters if key.startswith("conv")} <= started
+
+
+def test_imagenet_features_come_from_the_folder_or_the_net(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    net = nn.Sequential(nn.Conv2d(3, 2, 1))
+    monkeypatch.setattr(training, "vgg16", lambda weights: SimpleNamespace(features=net))
+    assert torch.equal(training.imagenet_features()["0.weight"], net[0].weight)
+    (tmp_path / "pretrained").mkdir()
+    save_file({"0.weight": torch.tensor([5.0])}, tmp_path / "pretrained" / "vgg16_features.safetensors")
+    assert training.imagenet_features()["0.weight"].tolist() == [5]
+    given, network = [], fcn_small(11)
+    monkeypatch.setattr(training, "load_imagenet_vgg16", lambda *args: given.append(args))
+    started = training.start(network, "imagenet", DIGITS, 0)
+    assert started == {name for name, _ in network.named_parameters() if not name.startswith(("fc", "score"))}
+    assert given[0][0] is network and given[0][1]["0.weight"].tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--only dae toy --seed 3 --device cpu", [("refiner", "dae", 3), ("network", "toy", 3)]),
+        ("--device cpu", [("network", "toy", 0), ("network", "after", 0), ("network", "at", 0), ("refiner", "dae", 0)]),
+    ],
+)
+def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
+    found, chosen = [], toys(RECIPE)
+    chosen = dataclasses.replace(chosen, robust={"at-1": dataclasses.replace(chosen.networks["toy"], store="at")})
+    monkeypatch.setattr(training, "study", {"toys": chosen}.__getitem__)
+    for kind, name in (("network", "train"), ("refiner", "train_refiner")):
+        monkeypatch.setattr(training, name, lambda *args, kind=kind: found.append((kind, *args)))
+    monkeypatch.setattr("sys.argv", ["training", "toys", *words.split()])
+    training.main()
+    assert found == [(kind, chosen, store, seed, "cpu") for kind, store, seed in expected]
+    monkeypatch.setattr("sys.argv", ["training", "toys", "--only", "unet"])
+    with pytest.raises(SystemExit):
+        training.main()
+    assert "--only: got 'unet', expected some of toy, after, at, dae" in capsys.readouterr().err
