@@ -24,6 +24,8 @@ def test_each_branch_looks_at_its_rate_and_their_scores_add_up():
     network = tiny((1, 2, 4, 6))
     network.upscore = nn.Identity()
     assert network(image)[0, 0, 0].tolist() == [0, 0, 0, 0, 0, 1, 11, 11, 111, 111, 1111, 1111]
+    network.drop7_3.p = 1.0
+    assert network.train()(image)[0, 0, 0].tolist() == [0, 0, 0, 0, 0, 1, 11, 11, 11, 11, 1011, 1011]
 
 
 def test_scores_are_upsampled_bilinearly_to_the_images_size():
@@ -35,6 +37,7 @@ def test_scores_are_upsampled_bilinearly_to_the_images_size():
 
 def test_published_rates():
     with torch.device("meta"):
+        assert {m.p for m in deeplab_vgg16(2).modules() if isinstance(m, nn.Dropout2d)} == {0.1}
         for network, rates in ((deeplab_vgg16(2), [6, 12, 18, 24]), (deeplab_small(2), [1, 2, 4, 6])):
             assert [network.get_submodule(f"fc6_{i}").dilation for i in (1, 2, 3, 4)] == [
                 (rate, rate) for rate in rates

@@ -34,11 +34,12 @@ def test_every_level_joins_the_map_from_below_and_its_skip(batch_norm):
         (2, [0, 4, 2, 1, 3], [4, 3.5, 2.5, 2.25, 2.75]),  # 4 2 3, doubled and cropped
         (3, [0, 4, 2, 1, 0, 0, 8, 3], [4, 4.25, 4.75, 5.5, 6.5, 7.25, 7.75, 8]),  # 4 8, to 4 5 7 8, to that
         (4, [0, 4, 2, 1, 0, 0, 8, 3], [8] * 8),
+        (5, [2] * 8 + [8] * 8, [8] * 16),  # the trunk's last map alone: a maximum of sixteen
     ],
 )
 def test_skips_keep_their_resolution(level, row, expected):
     image = torch.tensor(row, dtype=torch.float).expand(1, 1, 3, -1)
-    assert_close(tiny({level: (0, 1)})(image)[0, 0, 1], torch.tensor(expected, dtype=torch.float))
+    assert_close(tiny({level: (0, 1)} if level < 5 else {})(image)[0, 0, 1], torch.tensor(expected, dtype=torch.float))
 
 
 def test_batch_norm_comes_between_convolution_and_relu():
