@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -135,10 +136,13 @@ def nothing_left(folder: Path) -> Iterator[None]:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_fresh_download_lays_out_the_content_and_nothing_else(server: Server, tmp_path: Path) -> None:
-    dest = tmp_path / "data" / "camvid"
+def test_fresh_download_lays_out_the_content_and_nothing_else(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # another disk, from which nothing can be moved
+    dest = tmp_path / "my" / "data" / "camvid"
     assert fetch_camvid(dest, url=server.url, digest=DIGEST) == dest
-    assert tree(tmp_path) == {f"data/camvid/{name}": content for name, content in FILES.items()}
+    assert tree(tmp_path) == {f"my/data/camvid/{name}": content for name, content in FILES.items()}
     assert server.log == [(None, 200, len(server.content))]
     assert dest.stat().st_mode & 0o055 == 0o055 & ~_umask()  # not the temporary folder's 0700
 
@@ -262,6 +266,7 @@ ODD = [
     (marked(10, 12), "Invalid data stream"),  # bzip2 has an OSError for what is none
     (marked(10, 14), "damaged"),  # as LZMA
     (marked(6, 255), "zip file version"),
+    (marked(9, 8).replace(b"SegNet", b"\xff" * 6), "can't decode"),  # names that are no UTF-8
     (marked(16, 0), "Bad CRC-32"),
     *((flipped(at), "damaged|not a whole image|altered") for at in (0.1, 0.5, 0.9)),
     (zipped({**FILES, f"val/{LONG}": FILES["val/0.png"], "val.txt": f"val/{LONG} valannot/0.png".encode()}), "altered"),
@@ -317,16 +322,19 @@ def test_a_dangling_link_at_dest_is_reported(server: Server, tmp_path: Path) -> 
     assert server.log == []
 
 
-def test_own_folder_is_linked_whatever_its_compression_and_lists_prefix(tmp_path: Path) -> None:
+def test_own_folder_is_linked_whatever_its_compression_and_lists_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, digest = layout(level=1, author="C:/other/place")
     assert digest == DIGEST and files["val/0.png"] != FILES["val/0.png"] and files["val.txt"] != FILES["val.txt"]
     mine = lay_out({**files, "notes.md": b"extra files do no harm"}, tmp_path / "mine")
-    dest = fetch_camvid(tmp_path / "data" / "camvid", url="http://127.0.0.1:9/", source=mine, digest=DIGEST)
+    monkeypatch.chdir(tmp_path)
+    dest = fetch_camvid(Path("data", "camvid"), url="http://127.0.0.1:9/", source=Path("mine"), digest=DIGEST)
     assert dest.is_symlink() and dest.readlink().is_absolute() and dest.resolve() == mine.resolve()
     assert tree(dest)["val/0.png"] == files["val/0.png"]
 
 
-BEYOND = ["README.md", "Scripts/train.txt.py", "../evil.png", "/evil.png", f"{PREFIX}../../../evil.png"]
+BEYOND = ["README.md", "Scripts/not_train.txt", "../evil.png", "/evil.png", f"{PREFIX}../../../evil.png"]
 BEYOND += [
     PREFIX + name for name in ("video.avi", "..\\evil.png", "train/unlisted.png", f"train/{LONG}", f"{LONG}/0.png")
 ]

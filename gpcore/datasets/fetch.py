@@ -79,7 +79,7 @@ def unpack(archive: Path, dest: Path, digest: str, *, name: str) -> None:
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise ValueError(f"{name}: truncated or damaged archive ({error})") from error
     with zipped, tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as temp:
-        root = zipfile.Path(zipped, next((m[:-9] for m in zipped.namelist() if f"/{m}".endswith("/train.txt")), ""))
+        root = zipfile.Path(zipped, next((m[:-9] for m in zipped.namelist() if m.endswith("/train.txt")), ""))
         verify(root, digest, name=name)
         files = [f"{split}.txt" for split in SIZES]
         files += [name for file in files for frame in listed((root / file).read_text()) for name in frame]
