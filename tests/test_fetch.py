@@ -83,11 +83,13 @@ class Served(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` at every path; `cut` ends replies early, `ranges` honours Range, `length` tells theirs."""
+    """Serves `content` at every path; `cut` ends replies early, `ranges` honours Range, `length` tells theirs, or they
+    are one chunk, as GitHub's are many."""
 
     content = b""
     cut: int | None = None
     ranges = length = True
+    chunked = False
     log: list[Served]
 
     @property
@@ -104,10 +106,13 @@ class Handler(BaseHTTPRequestHandler):
         status = 416 if start >= len(server.content) else 206 if asked and server.ranges else 200
         body = b"" if status == 416 else server.content[start:]
         self.send_response(status)
-        if server.ranges:
+        if server.ranges and status == 200:
             self.send_header("Accept-Ranges", "bytes")
         if server.length:
             self.send_header("Content-Length", str(len(body)))
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         self.end_headers()
         sent = self.wfile.write(body[: server.cut])
         server.log.append(Served(asked, status, sent))
@@ -186,11 +191,22 @@ def test_truncation_without_a_told_length_is_refused(server: Server, tmp_path: P
         fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
 
 
+def test_a_chunked_transfer_that_breaks_off_is_told_and_tried_again(server: Server, tmp_path: Path) -> None:
+    server.length, server.chunked, server.cut = False, True, 5_000
+    with pytest.raises(ConnectionError, match=r"transfer failed \(IncompleteRead.*run again"):
+        fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    server.cut = None
+    fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    assert tree(tmp_path) == {f"camvid/{name}": content for name, content in FILES.items()}
+
+
 def test_a_part_beyond_the_end_is_dropped(server: Server, tmp_path: Path) -> None:
     (tmp_path / "camvid.zip.part").write_bytes(bytes(len(server.content) + 1))
-    with pytest.raises(ConnectionError, match=r"416.*run again"):
-        fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
-    assert tree(tmp_path) == {}
+    for content in (server.content, b""):
+        server.content = content
+        with pytest.raises(ConnectionError, match=r"416.*run again"):
+            fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+        assert tree(tmp_path) == {}
 
 
 def test_a_part_of_another_file_is_refused_and_dropped(server: Server, tmp_path: Path) -> None:
@@ -209,6 +225,7 @@ def test_a_complete_part_needs_no_request(server: Server, tmp_path: Path) -> Non
 def test_no_server_at_all(tmp_path: Path) -> None:
     gone = Server(("127.0.0.1", 0), Handler)
     gone.server_close()
+    (tmp_path / "camvid.zip.part").write_bytes(b"of an earlier run")
     with nothing_left(tmp_path), pytest.raises(ConnectionError, match="transfer failed"):
         fetch_camvid(tmp_path / "camvid", url=gone.url, digest=DIGEST)
 
@@ -368,8 +385,10 @@ def test_command_line_prints_the_place_or_ends_with_the_message(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["fetch", *map(str, arguments), "--dest", str(tmp_path / "camvid")])
+        monkeypatch.setattr(sys, "argv", ["fetch", *map(str, arguments)])
         fetch.main()
+
+    monkeypatch.setattr(paths, "DATA", tmp_path)
 
     lay_out(FILES, tmp_path / "mine")
     with pytest.raises(
@@ -386,9 +405,10 @@ def test_command_line_prints_the_place_or_ends_with_the_message(
         return tmp_path
 
     monkeypatch.setattr(fetch, "fetch_camvid", answer)
+    run("--dest", tmp_path / "there")
     run()
-    assert asked == [{"source": None, "url": fetch.URL, "dest": tmp_path / "camvid"}]
-    assert capsys.readouterr().out == f"{tmp_path}\n"
+    assert asked == [{"source": None, "url": fetch.URL, "dest": tmp_path / name} for name in ("there", "camvid")]
+    assert capsys.readouterr().out == f"{tmp_path}\n" * 2
 
 
 @pytest.mark.skipif(not (paths.DATA / "camvid").is_dir(), reason="CamVid is not laid out")

@@ -21,6 +21,7 @@ def test_rows_are_relative_changes_of_what_hooks_see(study):
     assert rows["layer"].tolist() == [*POOLS] * 4
     first, second = logits.softmax(1).sort(1, descending=True).values[:, :2].unbind(1)
     contest = (1 - first + second).view(4, 3, 32, 4, 32).mean((2, 4))  # over the cells of pool5
+    assert [*responses.extract(network, images)] == [*POOLS]  # panels are drawn in this order
     for i in range(4):
         found = rows[5 * i : 5 * i + 5].set_index("layer")
         changes = [((after[layer][i] - before[layer][i]).norm() / before[layer][i].norm()).item() for layer in POOLS]
