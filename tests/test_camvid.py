@@ -68,6 +68,50 @@ def test_missing_data_say_how_to_get_them(root: Path) -> None:
         CamVid("val", root)[1]
 
 
+def wrong(mode: str) -> Image.Image:
+    return Image.fromarray(np.zeros((2, 3), np.uint16)) if mode == "I;16" else Image.new(mode, (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "message"),
+    [
+        ("val", wrong("L"), r"got uint8 \[2, 3\] up to 0, expected uint8 \[2, 3, 3\] up to 255"),
+        ("val", wrong("P"), r"got uint8 \[2, 3\] "),
+        ("val", wrong("LA"), r"got uint8 \[2, 3, 2\] "),
+        ("val", wrong("RGBA"), r"got uint8 \[2, 3, 4\] "),
+        ("val", wrong("I;16"), r"got uint16 \[2, 3\] "),
+        ("valannot", wrong("RGB"), r"got uint8 \[2, 3, 3\] up to 0, expected uint8 \[2, 3\] up to 11"),
+        ("valannot", wrong("I;16"), r"got uint16 \[2, 3\] "),
+        ("valannot", wrong("1"), r"got bool \[2, 3\] "),
+        ("valannot", Image.new("L", (2, 3)), r"got uint8 \[3, 2\] up to 0, expected uint8 \[2, 3\] "),
+        ("valannot", Image.new("L", (3, 2), 12), r"got uint8 \[2, 3\] up to 12, expected .* up to 11"),
+        ("val", None, "not a whole image"),
+        ("valannot", None, "not a whole image"),
+    ],
+)
+def test_a_file_that_holds_no_such_frame_is_named(
+    folder: str, content: Image.Image | None, message: str, root: Path
+) -> None:
+    file = root / folder / "a.png"
+    if content is None:
+        file.write_bytes(file.read_bytes()[:40])
+    else:
+        content.save(file)
+    data = CamVid("val", root)
+    with pytest.raises(ValueError, match=rf"/{folder}/a\.png: {message}"):
+        data[1]
+    assert data[0][1].max() == VOID
+
+
+def test_label_maps_with_a_palette_hold_its_indices(root: Path) -> None:
+    file = root / "valannot" / "b.png"
+    labels = Image.open(file).convert("L")
+    labels.putpalette(np.array(COLOURS, np.uint8).tobytes())
+    assert labels.mode == "P"
+    labels.save(file)
+    assert CamVid("val", root)[0][1].tolist() == [[0, 1, 2], [3, 10, VOID]]
+
+
 def test_classes_in_the_order_of_the_published_tables() -> None:
     assert CLASSES[:4] == ("sky", "building", "pole", "road") and CLASSES[8:] == ("car", "pedestrian", "bicyclist")
     assert len(CLASSES) == VOID == 11 and len(set(COLOURS)) == 11

@@ -45,6 +45,24 @@ def test_cifar10_binary_version_is_read_and_split(tmp_path, monkeypatch):
         np.testing.assert_allclose(picture, planes, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (bytes([9]) + bytes(3072) + bytes([10]) + bytes(3072), "6146 bytes, labels up to 10"),
+        (bytes(3073 + 3072), "6145 bytes, labels up to 0"),
+        (b"", "0 bytes"),
+    ],
+)
+def test_a_cifar10_batch_of_anything_else_is_named(content, found, tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for i in range(1, 6):
+        (folder / f"data_batch_{i}.bin").write_bytes(content if i == 3 else bytes(3073))
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    with pytest.raises(ValueError, match=rf"data_batch_3\.bin: got {found}.*label from 0 to 9 and 3072 values"):
+        Pictures("cifar10", "val")
+
+
 def test_mnist_is_read_from_the_data_folder(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     raw = tmp_path / "MNIST" / "raw"

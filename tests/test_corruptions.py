@@ -55,7 +55,7 @@ def test_blur_is_scipys_away_from_borders(severity: int, sigma: float) -> None:
 
 
 @pytest.mark.parametrize("severity", LEVELS)
-@pytest.mark.parametrize("size", [(1, 1), (2, 9), (9, 1), (30, 3), (64, 48)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (30, 3), (64, 48)])
 def test_blur_leaves_a_constant(severity: int, size: tuple[int, int]) -> None:
     image = torch.full((1, 3, *size), 0.3)
     assert_close(corrupt(image, "blur", severity), image, atol=1e-6, rtol=0)
@@ -77,6 +77,33 @@ def test_fog_by_hand(severity: int) -> None:
     black = torch.zeros(1, 3, 8, 9)
     assert torch.equal(corrupt(black, "fog", severity), black)
     assert corrupt(torch.rand(1, 3, 1, 1), "fog", severity).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("severity", "thickness", "expected"),
+    [
+        (
+            1,
+            1.5,
+            [[0.3820, 0.6619, 0.6444, 0.4440], [0.0105, 0.7466, 0.7278, 0.0687], [0.0732, 0.3961, 0.8153, 0.3480]],
+        ),
+        (
+            5,
+            3.0,
+            [[0.4298, 0.6294, 0.5631, 0.3710], [0.1279, 0.7399, 0.6148, 0.0884], [0.2082, 0.3912, 0.7261, 0.4988]],
+        ),
+    ],
+)
+def test_fogs_field_is_what_it_was(severity: int, thickness: float, expected: list[list[float]]) -> None:
+    """Committed results were made under it; every ninth pixel."""
+    foggy = corrupt(torch.full((1, 1, 20, 30), 0.5), "fog", severity, seed=7)[0, 0, ::9, ::9]
+    assert_close((foggy * (0.5 + thickness) / 0.5 - 0.5) / thickness, torch.tensor(expected), atol=1e-3, rtol=0)
+
+
+def test_noise_is_torchs_normal_draw() -> None:
+    image, generator = torch.full((1, 3, 8, 9), 0.5), torch.Generator().manual_seed(4)
+    expected = (0.5 + 0.12 * torch.randn(3, 8, 9, generator=generator)).clamp(0, 1)
+    assert_close(corrupt(image, "noise", 2, seed=4)[0], expected)
 
 
 def test_thick_fog_is_rougher() -> None:
@@ -131,6 +158,7 @@ def test_severity_is_monotone(kind: str) -> None:
         ({"images": torch.zeros(3, 4, 5)}, r"images.*3\D+4\D+5"),
         ({"images": torch.zeros(1, 3, 4, 5, dtype=torch.uint8)}, "images.*uint8"),
         ({"images": torch.full((1, 3, 4, 5), 1.01)}, r"images.*\[0, 1\]"),
+        ({"images": torch.full((1, 3, 4, 5), -0.01)}, r"images.*\[0, 1\]"),
         ({"images": torch.full((1, 3, 4, 5), torch.nan)}, r"images.*\[0, 1\]"),
     ],
 )

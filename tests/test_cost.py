@@ -1,3 +1,7 @@
+import dataclasses
+from functools import partial
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -34,28 +38,39 @@ def test_operations_of_a_guided_step(monkeypatch):
     network = nn.Conv2d(3, 5, 3, padding=1, bias=False)
     monkeypatch.setattr(type(DIGITS), "network", lambda self, name, seed=0: network)
     monkeypatch.setattr(type(DIGITS), "tuned", lambda self, name, seed=0: {"epsilon": 0.01})
-    rows = cost.operations(DIGITS, "fcn32s").set_index("place")["gflop"]
-    assert rows[cost.ALONE] == pytest.approx(10 * 2 * 3 * 9 * 5 * 96 * 128 / 1e9)
-    assert rows["input"] == pytest.approx(3 * rows[cost.ALONE])
+    rows = cost.operations(dataclasses.replace(DIGITS, batch=2), "fcn32s").set_index("place")
+    assert rows["gflop"][cost.ALONE] == pytest.approx(2 * 2 * 3 * 9 * 5 * 96 * 128 / 1e9)
+    assert rows["gflop"]["input"] == pytest.approx(3 * rows["gflop"][cost.ALONE])
+    assert rows["megabytes"][cost.ALONE] == 2 * 5 * 96 * 128 * 4 / 1e6
 
 
 def test_a_step_at_a_layer_is_cheaper_the_deeper():
-    rows = cost.operations(DIGITS, "fcn8s").set_index("place")
+    rows = cost.operations(dataclasses.replace(DIGITS, batch=1), "fcn8s").set_index("place")
     assert rows["gflop"][cost.ALONE] < rows["gflop"]["pool4"]
     for shallow, deep in (("input", "pool1"), ("pool1", "pool2"), ("pool2", "pool3"), ("pool3", "pool4")):
         assert rows["gflop"][deep] < rows["gflop"][shallow]
     assert rows["megabytes"]["pool4"] < rows["megabytes"]["input"]
 
 
-def test_times_are_read_back_unless_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "FINISHED", tmp_path)
-    folder = tmp_path / "digits" / "09_truncated"
-    folder.mkdir(parents=True)
-    pd.DataFrame({"place": ["input"], "milliseconds": [-1.0]}).to_csv(folder / "timing.csv", index=False)
-    assert cost.timing(DIGITS, "fcn8s")["milliseconds"].tolist() == [-1.0]
-    again = cost.timing(DIGITS, "fcn8s", repeats=2, again=True).set_index("place")["milliseconds"]
-    assert again.min() > 0
-    assert again["input"] > again[cost.ALONE]
+def test_times_are_medians_of_the_rounds_after_the_first_in_turn(tmp_path, monkeypatch):
+    seconds, clock, ran = {"a": [50.0, 1, 9, 2], "b": [60.0, 4, 3, 7]}, [0.0], []
+
+    def run(place):
+        clock[0] += seconds[place][ran.count(place)]
+        ran.append(place)
+
+    monkeypatch.setattr(cost, "_tasks", lambda study, name: {place: partial(run, place) for place in seconds})
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(paths, "FINISHED", tmp_path)  # nothing is recorded there
+    times = cost.timing(DIGITS, "fcn8s", repeats=3)
+    assert times.to_dict("list") == {"place": ["a", "b"], "milliseconds": [2000, 4000]}
+    assert ran == ["a", "b"] * 4
+    recorded = tmp_path / "digits" / "09_truncated" / "timing.csv"
+    recorded.parent.mkdir(parents=True)
+    pd.DataFrame({"place": ["input"], "milliseconds": [-1.0]}).to_csv(recorded, index=False)
+    assert cost.timing(DIGITS, "fcn8s", repeats=3).to_dict("list") == {"place": ["input"], "milliseconds": [-1]}
+    ran.clear()
+    pd.testing.assert_frame_equal(cost.timing(DIGITS, "fcn8s", repeats=3, again=True), times)
 
 
 def test_relative_operations_by_hand():

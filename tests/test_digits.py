@@ -16,6 +16,21 @@ def test_a_mosaic_is_a_function_of_split_index_and_seed():
         assert not torch.equal(image, other[0])
 
 
+def test_two_mosaics_are_what_they_were():
+    """Committed weights and results were made with these; red values on a grid, pixels per class, the finer labels."""
+    (image, labels), (_, finer) = (Digits("train", 10, scenes=scenes)[7] for scenes in (False, True))
+    red = [[0.5817, 0.9745, 0.6052, 0.5185], [0.6122, 0.3318, 0.6731, 0.4420], [0.3773, 0.2713, 0.3804, 0.3848]]
+    torch.testing.assert_close(image[0, ::32, ::40], torch.tensor(red), atol=1e-3, rtol=0)
+    counts = [1165, 1066, 0, 2070, 0, 0, 0, 1307, 1596, 2387, 2697]
+    assert torch.bincount(labels.flatten(), minlength=11).tolist() == pytest.approx(counts, abs=3)
+    assert finer.unique().tolist() == [0, 4, 13, 29, 35, 37, 40]
+    image, labels = Digits("test", 10, seed=2, noise=0)[3]
+    red = [[0.6094, 0.5435, 0.8746, 0.3383], [0.4150, 0.6019, 0.4964, 0.6332], [0.5116, 0.4684, 0.6373, 0.5124]]
+    torch.testing.assert_close(image[0, ::32, ::40], torch.tensor(red), atol=1e-3, rtol=0)
+    counts = [3509, 2479, 3248, 0, 0, 381, 0, 890, 1781, 0, 0]
+    assert torch.bincount(labels.flatten(), minlength=11).tolist() == pytest.approx(counts, abs=3)
+
+
 def test_shapes_types_and_range():
     image, labels = Digits("test", 3)[2]
     assert (image.shape, image.dtype, labels.shape, labels.dtype) == (

