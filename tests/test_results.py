@@ -4,9 +4,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from gpcore import claims, figures, paths, results
-from gpcore.studies import CAMVID, DIGITS
+from gpcore import claims, paths, results, weights
+from gpcore.studies import DIGITS
 
 
 @pytest.fixture
@@ -27,9 +28,35 @@ def test_a_figure_leaves_the_same_bytes_twice(record):
     assert found[0] == found[1]
     assert set(found[0]) == {"line.png", "line.pdf", "line.csv", "provenance.json"}
     assert found[0]["line.csv"] == b"x,y\n1,0.12346\n2,2\n"
-    provenance = json.loads(found[0]["provenance.json"])
-    assert provenance["parameters"] == {"steps": 3}
-    assert {len(sha256) for sha256 in provenance["weights"]["fcn8s"].values()} == {64}
+    with Image.open(record.folder / "line.png") as drawn:
+        assert drawn.size == (1280, 960)  # 6.4 x 4.8 inches
+
+
+def test_provenance_names_what_was_used(record):
+    text = (record.folder / "provenance.json").read_text()
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=1, sort_keys=True) + "\n"
+    assert (found["notebook"], found["study"], found["parameters"]) == ("97_example", "digits", {"steps": 3})
+    assert found["images"] == DIGITS.images and set(found["weights"]) == set(DIGITS.networks)
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+    refiner = "fcn8s-context"
+    results.Record("97_example", DIGITS, refiners=[refiner], network="unet")
+    found = json.loads((record.folder / "provenance.json").read_text())
+    assert found["epsilon"] == {"unet": DIGITS.epsilon("unet")}
+    stored = {name: weights.info(f"digits/{name}-seed0")["files"] for name in ("unet", refiner)}
+    assert found["weights"] == stored and {len(sha256) for sha256 in stored["unet"].values()} == {64}
+    results.Record("97_example", DIGITS, networks=["fcn16s", "densenet"])
+    assert {*json.loads((record.folder / "provenance.json").read_text())["epsilon"]} == {"fcn16s", "densenet"}
+
+
+def test_a_record_sets_the_style_of_figures_and_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    with plt.rc_context(), pd.option_context("display.max_colwidth", 10):
+        plt.rcdefaults()
+        results.Record("97_example", DIGITS)
+        assert (plt.rcParams["image.interpolation"], plt.rcParams["pdf.fonttype"]) == ("nearest", 42)
+        assert plt.rcParams["axes.prop_cycle"].by_key()["color"][:2] == ["#0072B2", "#D55E00"]
+        assert pd.get_option("display.max_colwidth") is None
 
 
 def test_claims_follow_their_criterion(record):
@@ -37,12 +64,15 @@ def test_claims_follow_their_criterion(record):
     ledger = record.claim("GP-05", newly_wrong_distance=5.0, corrected_distance=3.0)
     assert ledger["verdict"].tolist() == ["holds", "fails"]
     assert ledger["numbers"][0] == "corrected_distance 5; base_error_distance 3"
-    assert pd.read_csv(record.folder / "claims.csv")["id"].tolist() == ["GP-04", "GP-05"]
+    assert pd.read_csv(record.folder / "claims.csv").equals(ledger)
+    said = results.paper("claims").set_index("id").loc[["GP-04", "GP-05"]]
+    assert ledger["claim"].tolist() == said["statement"].tolist()
+    assert ledger["holds when"].tolist() == said["criterion"].tolist()
 
 
 def test_a_claim_is_judged_by_the_numbers_as_printed_and_entered_once(record):
     record.claim("GP-07", correlation=0.9)
-    ledger = record.claim("GP-07", correlation=0.30004)
+    ledger = record.claim("GP-07", correlation=0.3004)
     assert ledger[["id", "numbers", "verdict"]].to_numpy().tolist() == [["GP-07", "correlation 0.3", "fails"]]
 
 
@@ -53,22 +83,3 @@ def test_the_ledger_lies_beside_the_notebooks(record, monkeypatch):
     written = pd.read_csv(paths.FIGURES / "digits" / "claims.csv", keep_default_na=False)
     assert written.equals(claims.ledger("digits"))
     assert written["notebook"].value_counts()["97_example"] == 1
-
-
-def test_change_map_codes():
-    before, after = torch.tensor([[0, 1, 0, 1, 1]]), torch.tensor([[0, 0, 1, 1, 0]])
-    truth = torch.tensor([[0, 0, 0, 0, 255]])
-    names = [list(figures.CHANGES)[code] for code in figures.change_map(before, after, truth, 255)[0]]
-    assert names == ["right", "corrected", "newly wrong", "still wrong", "void"]
-
-
-def test_photographs_that_are_not_ours_stay_out_of_figures():
-    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
-    drawn = {}
-    for study in (DIGITS, CAMVID):
-        figure, axes = plt.subplots()
-        figures.show(axes, figures.photograph(study, image), study)
-        drawn[study.name] = axes.images[0].get_array()
-        plt.close(figure)
-    assert torch.equal(torch.from_numpy(drawn["digits"].data), image.permute(1, 2, 0))
-    assert set(drawn["camvid"].ravel()) == {0.93}

@@ -2,85 +2,106 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import iou, pairs
 
 from gpcore import metrics, results, tables
 from gpcore.experiments import toy_rows
 
 
-def pairs(hits):
-    """Counts of one image with 10 pixels of each of two classes; hits: right pixels of the first."""
-    return torch.tensor([[[h, 10 - h], [0, 10]] for h in hits])
-
-
-def iou(hits):
-    return 100 * (hits / 10 + 10 / (20 - hits)) / 2
+def test_points_have_their_sign():
+    assert tables.points(1.234, -0.8, 1.61) == "+1.23 [-0.80, +1.61]"
 
 
 def test_gain_rows_by_hand():
-    counts = torch.stack([pairs([4, 4]), pairs([7, 7])])
-    pixels = pd.DataFrame({"corrected": [3, 4], "newly_wrong": [0, 1]})
+    """Three images, the second as large as three; together 28 and then 43 of 50 pixels of the first class are right."""
+    size = torch.tensor([1, 3, 1]).view(3, 1, 1)
+    counts = torch.stack([pairs([4, 6, 6]) * size, pairs([7, 9, 9]) * size])
+    pixels = pd.DataFrame({"corrected": [3, 9, 3], "newly_wrong": [0, 1, 0]})
     row = tables.gain_rows({"fcn8s": (counts, pixels)}, {"fcn8s": 0.01}).iloc[0]
-    assert row["network"] == "fcn8s"
-    assert row["base"] == pytest.approx(iou(4))
-    assert row["guided"] == pytest.approx(iou(7))
-    assert [row["gain"], row["low"], row["high"]] == pytest.approx([iou(7) - iou(4)] * 3)  # both images are alike
-    assert (row["base_accuracy"], row["guided_accuracy"]) == pytest.approx((70, 85))
-    assert (row["corrected"], row["newly_wrong"], row["images"]) == (7, 1, 2)
+    assert (row["network"], row["epsilon"], row["images"]) == ("fcn8s", 0.01, 3)
+    base, guided = 100 * (28 / 50 + 50 / 72) / 2, 100 * (43 / 50 + 50 / 57) / 2
+    assert (row["base"], row["guided"], row["gain"]) == pytest.approx((base, guided, guided - base))
+    assert (row["low"], row["high"]) == pytest.approx((iou(7) - iou(4), iou(9) - iou(6)))
+    assert (row["base_accuracy"], row["guided_accuracy"]) == pytest.approx((78, 93))
+    assert (row["corrected"], row["newly_wrong"]) == (15, 1)
 
 
 def test_beside_compares_with_the_right_network():
+    counts, pixels = torch.stack([pairs([4]), pairs([7])]), pd.DataFrame({"corrected": [3], "newly_wrong": [1]})
     rows = tables.gain_rows(
-        {"deeplab": (torch.stack([pairs([4]), pairs([7])]), pd.DataFrame({"corrected": [3], "newly_wrong": [1]}))},
-        {"deeplab": 0.01},
+        dict.fromkeys(("at-small", "deeplab"), (counts, pixels)), {"at-small": 0.0005, "deeplab": 0.01}
     )
-    table = tables.beside(rows, results.paper("segmentation")).loc["DeepLab-v2"]
-    assert (table["paper base"], table["paper +GP"]) == ("66.90", "69.10")
-    assert (table["ε"], table["base"], table["corrected : newly wrong"]) == ("0.01", f"{iou(4):.2f}", "3.00")
-    assert table["gain − paper's"] == f"{iou(7) - iou(4) - 2.2:.2f}"
+    table = tables.beside(rows, results.paper("segmentation"))
+    assert table.loc["DeepLab-v2"].tolist() == [
+        "0.01", "51.25", "73.46", "+22.21 [+22.21, +22.21]", "3.00", "66.90", "69.10", "20.01",
+    ]  # fmt: skip
+    assert table.loc["AT-small", ["ε", "paper base", "paper +GP", "gain − paper's"]].tolist() == ["0.0005", *"–––"]
+
+
+def test_gain_table_is_over_the_base_setting():
+    """Of two images the mean hits are 4, 6 and 9; the second setting is the base."""
+    counts = torch.stack([pairs([3, 5]), pairs([4, 8]), pairs([8, 10])])
+    rows = tables.gain_table({"a": counts}, [10, 20, 30], base=1, name="iteration")
+    assert list(rows) == ["label", "iteration", "miou", "gain", "low", "high"]
+    assert rows["iteration"].tolist() == [10, 20, 30] and rows["label"].unique().tolist() == ["a"]
+    assert rows["miou"].tolist() == pytest.approx([iou(4), iou(6), iou(9)])
+    assert rows["gain"].tolist() == pytest.approx([iou(4) - iou(6), 0, iou(9) - iou(6)])
+    assert rows["low"].tolist() == pytest.approx([iou(5) - iou(8), 0, iou(10) - iou(8)])
+    assert rows["high"].tolist() == pytest.approx([iou(3) - iou(4), 0, iou(8) - iou(4)])
 
 
 def test_differences_are_of_the_second_less_the_first():
     counts = torch.stack([pairs([4, 6]), pairs([5, 9])])
-    (row,) = tables.differences(counts, {"b − a": (0, 1)}).to_dict("records")
-    assert row["difference"] == "b − a"
-    together = lambda hits: 100 * (hits / 20 + 20 / (40 - hits)) / 2  # noqa: E731
-    assert row["points"] == pytest.approx(together(14) - together(10))
-    assert row["low"] == pytest.approx(iou(5) - iou(4))
-    assert row["high"] == pytest.approx(iou(9) - iou(6))
+    for each, pair in ((counts, (0, 1)), ({"a": counts[0], "b": counts[1]}, ("a", "b"))):
+        (row,) = tables.differences(each, {"b − a": pair}).to_dict("records")
+        assert row["difference"] == "b − a"
+        expected = [iou(7) - iou(5), iou(5) - iou(4), iou(9) - iou(6)]
+        assert [row["points"], row["low"], row["high"]] == pytest.approx(expected)
 
 
 def test_class_gains_by_hand():
-    rows = tables.class_gains(torch.stack([pairs([4, 4]), pairs([7, 7])]), ["a", "b"]).set_index("class")
+    rows = tables.class_gains(torch.stack([pairs([2, 6]), pairs([5, 9])]), ["a", "b"]).set_index("class")
     assert rows.loc["a"].tolist() == pytest.approx([40, 70, 30, 30, 30])
-    assert rows.loc["b", "base"] == pytest.approx(100 * 10 / 16)
-    assert rows.loc["b", "gain"] == pytest.approx(100 * (10 / 13 - 10 / 16))
+    ends = [100 * (10 / (20 - after) - 10 / (20 - before)) for before, after in ((4, 7), (2, 5), (6, 9))]
+    assert rows.loc["b"].tolist() == pytest.approx([100 * 10 / 16, 100 * 10 / 13, *ends])
 
 
 def test_a_class_missing_from_some_resamples_still_has_an_interval():
-    one, other = torch.tensor([[4, 6], [0, 0]]), torch.tensor([[0, 0], [2, 8]])
-    rows = tables.class_gains(torch.stack([torch.stack([one, other]), torch.stack([one, other])]), ["a", "b"])
-    assert rows[["gain", "low", "high"]].to_numpy().tolist() == [[0, 0, 0], [0, 0, 0]]
+    """Each of two images shows one class, right in 4, then 7, of the first's 10 pixels and all of the second's."""
+    one, then, other = (
+        torch.tensor(m)
+        for m in ([[4, 0, 6], [0] * 3, [0] * 3], [[7, 0, 3], [0] * 3, [0] * 3], [[0] * 3, [0, 9, 1], [0] * 3])
+    )
+    rows = tables.class_gains([torch.stack([one, other]), torch.stack([then, other])], ["a", "b"])
+    assert rows[["gain", "low", "high"]].to_numpy().tolist() == [pytest.approx([30] * 3), [0, 0, 0]]
 
 
 @pytest.mark.parametrize(
-    ("gains", "expected"),
+    ("epsilons", "gains", "expected"),
     [
-        ([-1, 0, 1, 1, 1, -1], (0.5, 2)),
-        ([9, 0, -1, -1, 2, 3], (2, 4)),
-        ([9, 0, 1, -1, 1, 1], (2, 4)),
-        ([9, 0, 1, 1, -1, 1], (0.5, 1)),
-        ([9, 0, -1, 0, -1, -1], (0, 0)),
+        ([-1, 0, 0.5, 1, 2, 4], [-1, 0, 1, 1, 1, -1], (0.5, 2)),
+        ([-1, 0, 0.5, 1, 2, 4], [9, 9, -1, -1, 2, 3], (2, 4)),
+        ([-1, 0, 0.5, 1, 2, 4], [9, 0, 1, 0, 1, 1], (2, 4)),
+        ([4, 2, 1, 0.5, 0, -1], [1, -1, 1, 1, 9, 9], (0.5, 1)),
+        ([-1, 0, 0.5, 1, 2, 4], [9, 0, -1, 0, -1, -1], (0, 0)),
+        ([0.1, 0.4, 1, 2, 4], [1, 1, -1, 1, 1], (0.1, 0.4)),  # by ratio, not by difference
+        ([1, 2, 3, 4, 8], [1, 1, -1, 1, 1], (1, 2)),  # of equals the first
     ],
 )
-def test_widest_range(gains, expected):
-    assert tables.widest_range([-1, 0, 0.5, 1, 2, 4], gains) == expected
+def test_widest_range(epsilons, gains, expected):
+    assert tables.widest_range(epsilons, gains) == expected
 
 
 def test_ranges_tell_the_best_of_each_network():
-    rows = pd.DataFrame({"label": ["a"] * 3 + ["b"] * 3, "epsilon": [0, 1, 4] * 2, "gain": [0, 2, 1, 0, -1, -2]})
+    rows = pd.DataFrame({"label": ["b"] * 3 + ["a"] * 3, "epsilon": [0, 1, 4] * 2, "gain": [0, 2, 1, 0, -1, -2]})
     found = tables.ranges(rows)
-    assert found.loc["a"].tolist() == [1, 4, 4, 1, 2]
-    assert found.loc["b"].tolist() == [0, 0, 0, 0, 0]
+    assert found.T.to_dict("list") == {"b": [1, 4, 4, 1, 2], "a": [0, 0, 0, 0, 0]} and list(found.index) == ["b", "a"]
+
+
+def test_settings_have_a_column_per_number():
+    rows = tables.settings({"unet": {"gaussian": (3, 4), "bilateral": (50, 5, 10)}})
+    assert rows.to_numpy().tolist() == [["U-Net", 3, 4, 50, 5, 10]]
+    assert list(rows)[1:3] == ["gaussian sxy", "gaussian weight"]
 
 
 def test_toy_numbers_of_figure_9():
@@ -97,20 +118,23 @@ def test_toy_numbers_of_figure_9():
     )
     altered = results.paper("toy").assign(signal=lambda t: t["signal"] + 0.002)
     assert tables.toy_numbers(toy_rows(altered), "bimodal")["matches"] == 0
+    flat = tables.toy_numbers(toy.assign(**{"eq. (5)": toy["eq. (5)"].where(toy["class"] != 2, 0)}), "unimodal")
+    assert (flat["onehot_top_raised"], flat["uniform_top_lowered"]) == (0, 0)  # class 2 is on top
 
 
 def test_paired_rows_by_hand():
     truth = torch.zeros(10, dtype=torch.long)
     alone, better = truth.clone(), truth.clone()
     alone[:4], better[4] = 1, 1  # four wrong; those corrected, one newly wrong
-    rows = tables.paired({"alone": alone, "better": better}, truth)
-    assert rows["accuracy"].tolist() == pytest.approx([60, 90])
-    assert rows["gain"].tolist() == pytest.approx([0, 30])
+    rows = tables.paired({"alone": alone, "better": better, "same": alone}, truth)
+    assert rows["accuracy"].tolist() == pytest.approx([60, 90, 60])
+    assert rows["gain"].tolist() == pytest.approx([0, 30, 0])
     assert rows.loc[1, ["corrected", "newly_wrong"]].tolist() == [4, 1]
-    assert rows["p"].tolist() == pytest.approx([1, 2 * 6 / 32])  # of 5 changes at most one, either way
+    assert rows["p"].tolist() == pytest.approx([1, 2 * 6 / 32, 1])  # of 5 changes at most one, either way
     shown = tables.paired_table(rows, {"base": 98.92, "guided": 99.15})
-    assert shown["paper (%)"].tolist() == ["98.92", "99.15"]
-    assert shown["corrected : newly wrong"].tolist() == ["0 : 0", "4 : 1"]
+    assert shown["paper (%)"].tolist() == ["98.92", "99.15", "–"]
+    assert shown.loc["better"].tolist()[:1] + shown.loc["better"].tolist()[2:4] == ["90.00", "4 : 1", "0.38"]
+    assert shown.loc["better", "gain [95 %]"].startswith("+30.00 [")
 
 
 def test_error_reduction_of_the_paper():
@@ -119,37 +143,42 @@ def test_error_reduction_of_the_paper():
 
 
 def test_method_gains_compare_with_the_first_of_each_condition():
-    def counts(right):
-        return torch.tensor([[[right, 10 - right], [0, 10]]] * 2)
-
-    found = {("", 0): {"alone": counts(8), "step": counts(10)}, ("fog", 4): {"alone": counts(5), "step": counts(0)}}
-    rows = tables.method_gains(found).set_index(["condition", "method"])
-    assert rows.loc[("clean", "step"), "miou"] == pytest.approx(100)
-    assert rows.loc[("clean", "step"), "gain"] == pytest.approx(100 - 100 * (0.8 + 10 / 12) / 2)
-    assert rows.loc[("fog 4", "step"), "gain"] == pytest.approx(100 * (0.25 - (0.5 + 10 / 15) / 2))
-    assert rows.loc[("fog 4", "alone"), "gain"] == 0
+    clean, fog = ({"alone": pairs(a), "step": pairs(b)} for a, b in (([7, 9], [10, 10]), ([3, 7], [0, 2])))
+    rows = tables.method_gains({("", 0): clean, ("fog", 4): fog})
+    assert rows[["condition", "method"]].agg(" ".join, axis=1).tolist() == [
+        "clean alone", "clean step", "fog 4 alone", "fog 4 step",
+    ]  # fmt: skip
+    assert rows["miou"].tolist() == pytest.approx([iou(8), 100, iou(5), iou(1)])
+    assert rows["gain"].tolist() == pytest.approx([0, 100 - iou(8), 0, iou(1) - iou(5)])
 
 
 def test_best_is_the_highest_miou_of_the_whole_set():
-    low, high = (torch.tensor([[[right, 10 - right], [0, 10]]] * 2) for right in (5, 8))
-    assert tables.best({"a": low, "b": high, "c": high}) == "b"
-
-
-def test_differences_of_named_methods():
-    """Two images, two classes: 8 of 10 right in each becomes 10 of 10."""
-    counts = {"alone": torch.tensor([[[8, 2], [2, 8]]] * 2), "refined": torch.tensor([[[10, 0], [0, 10]]] * 2)}
-    rows = tables.differences(counts, {"refined − alone": ("alone", "refined")})
-    expected = 100 * (1 - 8 / 12)
-    assert rows["difference"].tolist() == ["refined − alone"]
-    assert rows.loc[0, ["points", "low", "high"]].tolist() == pytest.approx([expected] * 3)
+    """Image by image a has the higher mean (62.5 against 62.02), together b (58.33 against 61.98)."""
+    assert tables.best({"a": pairs([10, 0]), "b": pairs([5, 6]), "c": pairs([6, 5])}) == "b"
 
 
 def test_gain_difference_is_the_first_pairs_gain_less_the_seconds():
-    worse, better, best = (torch.tensor([[[h, 10 - h], [10 - h, h]]] * 3) for h in (6, 8, 10))
-    iou = [100 * h / (20 - h) for h in (6, 8, 10)]
-    found = tables.gain_difference((worse, best), (better, best))
-    assert list(found) == pytest.approx([(iou[2] - iou[0]) - (iou[2] - iou[1])] * 3)
+    found = tables.gain_difference((pairs([4, 8]), pairs([10, 10])), (pairs([6, 10]), pairs([10, 10])))
+    assert list(found) == pytest.approx([iou(8) - iou(6), iou(6) - iou(4), 100 - iou(8)])
     assert found.named("d") == {"d": found.value, "d_low": found.low, "d_high": found.high}
+    assert tables.gain_difference((pairs([5]), pairs([5])), (pairs([4]), pairs([7]))).value == pytest.approx(
+        iou(4) - iou(7)
+    )
+
+
+def test_image_spread_is_of_the_change_in_each_image():
+    rows = tables.image_spread({"kept": torch.stack([pairs([4, 5, 6]), pairs([5, 5, 9]), pairs([0, 5, 6])])})
+    change = [[0, 0, 0], [iou(5) - iou(4), 0, iou(9) - iou(6)], [iou(0) - iou(4), 0, 0]]
+    assert rows[["label", "iteration"]].to_numpy().tolist() == [["kept", 0], ["kept", 1], ["kept", 2]]
+    assert rows["mean"].tolist() == pytest.approx([np.mean(c) for c in change])
+    assert rows["std"].tolist() == pytest.approx([np.std(c, ddof=1) for c in change])
+
+
+def test_by_group_is_the_scaled_mean_with_its_ends():
+    rows = pd.DataFrame({"layer": ["b", "a", "b", "a"], "change": [0.1, 1.0, 0.3, 1.0]})
+    found = tables.by_group(rows, "layer", "change", scale=100)
+    assert found["layer"].tolist() == ["b", "a"]
+    assert found[["mean", "low", "high"]].to_numpy().tolist() == [pytest.approx([20, 10, 30]), pytest.approx([100] * 3)]
 
 
 def test_by_class_has_a_line_per_method():
