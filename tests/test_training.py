@@ -123,38 +123,39 @@ class Line(nn.Module):
         return self.old + 3 * self.new + x.mean()
 
 
-@pytest.mark.parametrize("start_rate", [0.01, None])
-def test_fit_by_hand(start_rate, tmp_path):
-    """Twenty steps: rates, weight decay, averages of weights and statistics, and losses from their formulas."""
-    recipe = Recipe(epochs=5, samples=10, batch=3, rate=0.1, start_rate=start_rate, weight_decay=0.5, average=0.9)
-    data, network = torch.linspace(0, 1, 100).view(5, 10, 1, 2), Line()
-    epochs = iter(data)
+@pytest.mark.parametrize(("start_rate", "sizes"), [(0.01, [3, 3, 3, 1]), (None, [5, 5])])
+def test_fit_by_hand(start_rate, sizes, tmp_path):
+    """Five epochs: rates, weight decay, averages of weights and statistics, and losses from their formulas."""
+    recipe = Recipe(5, samples=10, batch=sizes[0], rate=0.1, start_rate=start_rate, weight_decay=0.5, average=0.9)
+    data, network = torch.linspace(0, 1, 100).view(5, 10, 1, 2), Line().eval()
+    epochs, last = iter(data), 5 * len(sizes) - 1
+    turn = 0.15 * (last + 1) - 1
     found, losses = training.fit(
         network,
-        lambda: ((x,) for x in next(epochs).split(3)),
+        lambda: ((x,) for x in next(epochs).split(sizes)),
         network,
         recipe,
         checkpoint=tmp_path / "a.pt",
         started=["old", "norm"],
     )
-    assert [size for *_, size in network.seen] == 5 * [3, 3, 3, 1]
+    assert [size for *_, size in network.seen] == 5 * sizes
     values, averages, momentum, expected = {"old": 1.0, "new": 2.0}, {}, 0.0, []
-    for step, x in enumerate(x for part in data for x in part.split(3)):
+    for step, x in enumerate(x for part in data for x in part.split(sizes)):
         expected.append((values["old"] + 3 * values["new"] + x.mean().item()) * len(x) / 10)
-        # along cosines: up to the peak at the third step, then down; the momentum the other way
-        done = (1 - math.cos(math.pi * (step / 2 if step <= 2 else (step - 2) / 17))) / 2
-        beta = 0.95 - 0.1 * done if step <= 2 else 0.85 + 0.1 * done
+        # along cosines: up to the peak and down from it; the momentum the other way
+        done = (1 - math.cos(math.pi * (step / turn if step <= turn else (step - turn) / (last - turn)))) / 2
+        beta = 0.95 - 0.1 * done if step <= turn else 0.85 + 0.1 * done
         momentum = beta * momentum + 1 - beta
         for name, peak in (("old", start_rate or 0.1), ("new", 0.1)):
-            first, last = (peak / 25, peak) if step <= 2 else (peak, peak / 25e4)
-            rate = first + (last - first) * done
+            begin, end = (peak / 25, peak) if step <= turn else (peak, peak / 25e4)
+            rate = begin + (end - begin) * done
             # AdamW: a gradient that stays the same is divided by its size
             values[name] -= rate * (0.5 * values[name] + momentum / (1 - beta ** (step + 1)))
         for name, value in {**values, "mean": network.seen[step][3]}.items():
             averages[name] = 0.9 * averages.get(name, value) + 0.1 * value
     assert [found.old.item(), found.new.item()] == pytest.approx([averages["old"], averages["new"]], rel=1e-5)
     assert found.norm.running_mean.item() == pytest.approx(averages["mean"], rel=1e-5)
-    assert losses == pytest.approx([sum(expected[i : i + 4]) for i in range(0, 20, 4)], rel=1e-5)
+    assert losses == pytest.approx([sum(expected[i : i + len(sizes)]) for i in range(0, last, len(sizes))], rel=1e-5)
     assert all(training and old == 1 and new == 3 for training, old, new, *_ in network.seen[1:])
     assert found is network and not any(module.training for module in found.modules())
 
@@ -537,8 +538,10 @@ def test_crops_of_predictions_features_and_labels_lie_above_each_other():
 @pytest.mark.parametrize("source", ["batches", "crops"])
 def test_an_epoch_takes_so_many_items_at_random_each_once(source):
     recipe = dataclasses.replace(RECIPE, samples=10, batch=4)
-    items = [torch.full((1, 2, 2), float(i)) for i in range(12)]
+    items = [torch.full((3, 2, 2), float(i)) for i in range(12)]
     data = [(x, x[0]) for x in items] if source == "batches" else [(x, x, x[0]) for x in items]
+    cut = next(getattr(training, source)(data, dataclasses.replace(recipe, crop=1)))
+    assert cut[0].shape[-2:] == cut[-1].shape[1:] == (1, 1)
     orders = []
     for seed in range(8):
         torch.manual_seed(seed)
@@ -612,6 +615,7 @@ def test_crops_reach_every_edge_and_labels_are_never_mixed():
         x, y = training.augment(image, labels, dataclasses.replace(RECIPE, crop=4))
         x, y = (x, y) if y[0, 0] < y[0, 1] else (x.flip(-1), y.flip(-1))
         assert torch.allclose((x - x[0, 0, 0]) / (x[0, 3, 3] - x[0, 0, 0]), (y - y[0, 0]) / 21, atol=1e-4)
+        assert type(x) is type(y) is torch.Tensor
         top, left = divmod(int(y[0, 0]), 6)
         assert torch.equal(y, labels[top : top + 4, left : left + 4])
         corners.add((top, left))
@@ -642,6 +646,7 @@ def test_brightness_contrast_and_saturation_change_by_up_to_three_tenths():
     for _ in range(200):
         low, high = sorted(training.augment(grey, labels, recipe)[0][0, 0].tolist())
         x = training.augment(colour, labels, recipe)[0][:, 0, 0]
+        assert x[0] - x[1] == pytest.approx((2 * (x[2] - x[1])).item(), abs=1e-4)  # the hue stays
         brighter = (weights @ x) / (weights @ colour[:, 0, 0])
         found.append([low + high, (high - low) / (low + high) / 0.2, ((x[0] - x[1]) / 0.2 / brighter).item()])
     lowest, highest = torch.tensor(found).aminmax(dim=0)
