@@ -247,6 +247,7 @@ def toys(recipe, made=None, **options):
         "first": Network(lambda classes: pytest.fail("built"), "toy", recipe),
         "toy": Network(build(Plain), "toy", recipe),
         "after": Network(build(Plain), "after", recipe, start="toy"),
+        "begun": Network(build(Plain), "begun", recipe, start="imagenet"),
     }
     return dataclasses.replace(
         DIGITS,
@@ -306,7 +307,9 @@ def test_what_is_stored_of_a_training(store, monkeypatch):
     recipe = Recipe(epochs=1, samples=8, batch=8, rate=0.1, **BALANCED)
     chosen, fitted, fit = toys(recipe), [], training.fit
     monkeypatch.setattr(training, "fit", lambda *args, **options: fitted.append(options) or fit(*args, **options))
-    for store_name, begun, base in (("toy", None, None), ("after", "toy", "digits/toy-seed3")):
+    monkeypatch.setattr(training, "imagenet_features", dict)
+    monkeypatch.setattr(training, "load_imagenet_vgg16", lambda network, features: network)
+    for store_name, begun, base in (("toy", None, None), ("after", "toy", "digits/toy-seed3"), ("begun", None, None)):
         training.train(chosen, store_name, seed=3)
         name = f"digits/{store_name}-seed3"
         torch.manual_seed(3)
@@ -322,20 +325,24 @@ def test_what_is_stored_of_a_training(store, monkeypatch):
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
         (file,) = entry["files"]
         assert {tensor.dtype for tensor in load_file(store / "weights" / file).values()} == {torch.float16}
-    assert [fit["started"] for fit in fitted] == [set(), {"last.weight", "last.bias"}]
+    assert [fit["started"] for fit in fitted] == [set(), {"last.weight", "last.bias"}, set()]
+    assert [fit["seed"] for fit in fitted] == [3, 3, 3]
     tuned = weights.info("digits/toy-seed3")["networks"]
     assert tuned == {"first": {"tuned": ["first", 3]}, "toy": {"tuned": ["toy", 3]}}
 
 
 @pytest.mark.parametrize("truth", [False, True])
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
-def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma, store):
+def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma, store, monkeypatch):
+    fitted, fit = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda *args, **options: fitted.append(options) or fit(*args, **options))
     recipe, made = Recipe(epochs=2, samples=8, batch=8, rate=1e-6, **BALANCED), []
     chosen = toys(recipe, made, truth=truth, sigma=sigma)
     training.train(chosen, "toy")
     training.train_refiner(chosen, "dae", seed=3)
     torch.manual_seed(3)
     begun, entry, noise = Refining(3), weights.info("digits/dae-seed3"), []
+    assert fitted[-1]["seed"] == 3 and len(training.candidates(chosen, "dae")) == 8
     kept = {float(h[0, 0, 0]): (y, labels) for y, h, labels in training.candidates(chosen, "dae")}
     (module,) = (each for each in made if type(each) is Refining)
     for (given, h), loss in zip(module.given, entry["loss"], strict=True):
@@ -358,16 +365,23 @@ def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma,
     assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
-def test_a_checkpoint_of_another_refiner_is_refused(store, monkeypatch):
+def test_a_checkpoint_of_another_network_or_refiner_is_refused(store, monkeypatch):
     training.train(toys(RECIPE), "toy")
     with monkeypatch.context() as patch:
         patch.setattr(refinement, "tune", lambda chosen, name: {}["killed"])
-        with pytest.raises(KeyError):
-            training.train_refiner(toys(RECIPE), "dae")
+        patch.setattr(tuning, "tune", lambda chosen, name, seed: {}["killed"])
+        for train, name in ((training.train_refiner, "dae"), (training.train, "toy")):
+            with pytest.raises(KeyError):
+                train(toys(RECIPE), name)
     with pytest.raises(
         ValueError, match=r"got refiner .*'sigma': 0\.0.*, expected refiner .*'sigma': 0\.5.*; remove it"
     ):
         training.train_refiner(toys(RECIPE, sigma=0.5), "dae")
+    (store / "checkpoints/digits-toy-seed0.pt").rename(store / "checkpoints/digits-after-seed0.pt")
+    with pytest.raises(
+        ValueError, match="got store 'digits/toy-seed0', expected store 'digits/after-seed0'; remove it"
+    ):
+        training.train(toys(RECIPE), "after")
 
 
 @pytest.fixture
@@ -522,12 +536,13 @@ def test_frozen_stages_stay_and_others_move(tmp_path):
 def test_crops_of_predictions_features_and_labels_lie_above_each_other():
     """A map that counts pixels, its features the same at every fourth one; sizes are not multiples of four."""
     labels = torch.arange(21 * 26).view(21, 26)
-    whole = (labels[None].double(), labels[None, ::4, ::4].double(), labels)
+    whole = (labels[None].double(), labels[None, ::4, ::4].double(), labels.short())
     recipe = dataclasses.replace(RECIPE, samples=60, batch=7, crop=16)
     torch.manual_seed(0)
     corners = []
     for y, h, cut in training.crops([whole] * 64, recipe):
         assert [*y.shape[1:], *h.shape[1:]] == [1, 16, 16, 1, 4, 4]
+        assert (y.dtype, h.dtype, cut.dtype) == (torch.float32, torch.float32, torch.int64)
         assert torch.equal(y[:, 0], cut.float())
         assert torch.equal(h, y[..., ::4, ::4])
         corners += cut[:, 0, 0].tolist()
@@ -566,6 +581,7 @@ def test_candidates_are_predictions_their_features_and_labels_then_the_mirrored_
         y, h, truth = kept[i]
         assert (y.float() - expected).abs().max() < 1e-3
         assert h.shape == (128, 6, 8)
+        assert (y.dtype, h.dtype, truth.dtype) == (torch.float16, torch.float16, torch.uint8)
         assert torch.equal(truth.long(), labels[i % 2].flip(-1) if flip else labels[i % 2])
 
 
@@ -761,7 +777,16 @@ def test_imagenet_features_come_from_the_folder_or_the_net(monkeypatch, tmp_path
     ("words", "expected"),
     [
         ("--only dae toy --seed 3 --device cpu", [("refiner", "dae", 3), ("network", "toy", 3)]),
-        ("--device cpu", [("network", "toy", 0), ("network", "after", 0), ("network", "at", 0), ("refiner", "dae", 0)]),
+        (
+            "--device cpu",
+            [
+                ("network", "toy", 0),
+                ("network", "after", 0),
+                ("network", "begun", 0),
+                ("network", "at", 0),
+                ("refiner", "dae", 0),
+            ],
+        ),
     ],
 )
 def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
@@ -776,4 +801,4 @@ def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["training", "toys", "--only", "unet"])
     with pytest.raises(SystemExit):
         training.main()
-    assert "--only: got 'unet', expected some of toy, after, at, dae" in capsys.readouterr().err
+    assert "--only: got 'unet', expected some of toy, after, begun, at, dae" in capsys.readouterr().err
