@@ -123,38 +123,39 @@ class Line(nn.Module):
         return self.old + 3 * self.new + x.mean()
 
 
-@pytest.mark.parametrize("start_rate", [0.01, None])
-def test_fit_by_hand(start_rate, tmp_path):
-    """Twenty steps: rates, weight decay, averages of weights and statistics, and losses from their formulas."""
-    recipe = Recipe(epochs=5, samples=10, batch=3, rate=0.1, start_rate=start_rate, weight_decay=0.5, average=0.9)
-    data, network = torch.linspace(0, 1, 100).view(5, 10, 1, 2), Line()
-    epochs = iter(data)
+@pytest.mark.parametrize(("start_rate", "sizes"), [(0.01, [3, 3, 3, 1]), (None, [5, 5])])
+def test_fit_by_hand(start_rate, sizes, tmp_path):
+    """Five epochs: rates, weight decay, averages of weights and statistics, and losses from their formulas."""
+    recipe = Recipe(5, samples=10, batch=sizes[0], rate=0.1, start_rate=start_rate, weight_decay=0.5, average=0.9)
+    data, network = torch.linspace(0, 1, 100).view(5, 10, 1, 2), Line().eval()
+    epochs, last = iter(data), 5 * len(sizes) - 1
+    turn = 0.15 * (last + 1) - 1
     found, losses = training.fit(
         network,
-        lambda: ((x,) for x in next(epochs).split(3)),
+        lambda: ((x,) for x in next(epochs).split(sizes)),
         network,
         recipe,
         checkpoint=tmp_path / "a.pt",
         started=["old", "norm"],
     )
-    assert [size for *_, size in network.seen] == 5 * [3, 3, 3, 1]
+    assert [size for *_, size in network.seen] == 5 * sizes
     values, averages, momentum, expected = {"old": 1.0, "new": 2.0}, {}, 0.0, []
-    for step, x in enumerate(x for part in data for x in part.split(3)):
+    for step, x in enumerate(x for part in data for x in part.split(sizes)):
         expected.append((values["old"] + 3 * values["new"] + x.mean().item()) * len(x) / 10)
-        # along cosines: up to the peak at the third step, then down; the momentum the other way
-        done = (1 - math.cos(math.pi * (step / 2 if step <= 2 else (step - 2) / 17))) / 2
-        beta = 0.95 - 0.1 * done if step <= 2 else 0.85 + 0.1 * done
+        # along cosines: up to the peak and down from it; the momentum the other way
+        done = (1 - math.cos(math.pi * (step / turn if step <= turn else (step - turn) / (last - turn)))) / 2
+        beta = 0.95 - 0.1 * done if step <= turn else 0.85 + 0.1 * done
         momentum = beta * momentum + 1 - beta
         for name, peak in (("old", start_rate or 0.1), ("new", 0.1)):
-            first, last = (peak / 25, peak) if step <= 2 else (peak, peak / 25e4)
-            rate = first + (last - first) * done
+            begin, end = (peak / 25, peak) if step <= turn else (peak, peak / 25e4)
+            rate = begin + (end - begin) * done
             # AdamW: a gradient that stays the same is divided by its size
             values[name] -= rate * (0.5 * values[name] + momentum / (1 - beta ** (step + 1)))
         for name, value in {**values, "mean": network.seen[step][3]}.items():
             averages[name] = 0.9 * averages.get(name, value) + 0.1 * value
     assert [found.old.item(), found.new.item()] == pytest.approx([averages["old"], averages["new"]], rel=1e-5)
     assert found.norm.running_mean.item() == pytest.approx(averages["mean"], rel=1e-5)
-    assert losses == pytest.approx([sum(expected[i : i + 4]) for i in range(0, 20, 4)], rel=1e-5)
+    assert losses == pytest.approx([sum(expected[i : i + len(sizes)]) for i in range(0, last, len(sizes))], rel=1e-5)
     assert all(training and old == 1 and new == 3 for training, old, new, *_ in network.seen[1:])
     assert found is network and not any(module.training for module in found.modules())
 
@@ -246,6 +247,7 @@ def toys(recipe, made=None, **options):
         "first": Network(lambda classes: pytest.fail("built"), "toy", recipe),
         "toy": Network(build(Plain), "toy", recipe),
         "after": Network(build(Plain), "after", recipe, start="toy"),
+        "begun": Network(build(Plain), "begun", recipe, start="imagenet"),
     }
     return dataclasses.replace(
         DIGITS,
@@ -305,7 +307,9 @@ def test_what_is_stored_of_a_training(store, monkeypatch):
     recipe = Recipe(epochs=1, samples=8, batch=8, rate=0.1, **BALANCED)
     chosen, fitted, fit = toys(recipe), [], training.fit
     monkeypatch.setattr(training, "fit", lambda *args, **options: fitted.append(options) or fit(*args, **options))
-    for store_name, begun, base in (("toy", None, None), ("after", "toy", "digits/toy-seed3")):
+    monkeypatch.setattr(training, "imagenet_features", dict)
+    monkeypatch.setattr(training, "load_imagenet_vgg16", lambda network, features: network)
+    for store_name, begun, base in (("toy", None, None), ("after", "toy", "digits/toy-seed3"), ("begun", None, None)):
         training.train(chosen, store_name, seed=3)
         name = f"digits/{store_name}-seed3"
         torch.manual_seed(3)
@@ -321,20 +325,24 @@ def test_what_is_stored_of_a_training(store, monkeypatch):
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
         (file,) = entry["files"]
         assert {tensor.dtype for tensor in load_file(store / "weights" / file).values()} == {torch.float16}
-    assert [fit["started"] for fit in fitted] == [set(), {"last.weight", "last.bias"}]
+    assert [fit["started"] for fit in fitted] == [set(), {"last.weight", "last.bias"}, set()]
+    assert [fit["seed"] for fit in fitted] == [3, 3, 3]
     tuned = weights.info("digits/toy-seed3")["networks"]
     assert tuned == {"first": {"tuned": ["first", 3]}, "toy": {"tuned": ["toy", 3]}}
 
 
 @pytest.mark.parametrize("truth", [False, True])
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
-def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma, store):
+def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma, store, monkeypatch):
+    fitted, fit = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda *args, **options: fitted.append(options) or fit(*args, **options))
     recipe, made = Recipe(epochs=2, samples=8, batch=8, rate=1e-6, **BALANCED), []
     chosen = toys(recipe, made, truth=truth, sigma=sigma)
     training.train(chosen, "toy")
     training.train_refiner(chosen, "dae", seed=3)
     torch.manual_seed(3)
     begun, entry, noise = Refining(3), weights.info("digits/dae-seed3"), []
+    assert fitted[-1]["seed"] == 3 and len(training.candidates(chosen, "dae")) == 8
     kept = {float(h[0, 0, 0]): (y, labels) for y, h, labels in training.candidates(chosen, "dae")}
     (module,) = (each for each in made if type(each) is Refining)
     for (given, h), loss in zip(module.given, entry["loss"], strict=True):
@@ -357,16 +365,23 @@ def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma,
     assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
-def test_a_checkpoint_of_another_refiner_is_refused(store, monkeypatch):
+def test_a_checkpoint_of_another_network_or_refiner_is_refused(store, monkeypatch):
     training.train(toys(RECIPE), "toy")
     with monkeypatch.context() as patch:
         patch.setattr(refinement, "tune", lambda chosen, name: {}["killed"])
-        with pytest.raises(KeyError):
-            training.train_refiner(toys(RECIPE), "dae")
+        patch.setattr(tuning, "tune", lambda chosen, name, seed: {}["killed"])
+        for train, name in ((training.train_refiner, "dae"), (training.train, "toy")):
+            with pytest.raises(KeyError):
+                train(toys(RECIPE), name)
     with pytest.raises(
         ValueError, match=r"got refiner .*'sigma': 0\.0.*, expected refiner .*'sigma': 0\.5.*; remove it"
     ):
         training.train_refiner(toys(RECIPE, sigma=0.5), "dae")
+    (store / "checkpoints/digits-toy-seed0.pt").rename(store / "checkpoints/digits-after-seed0.pt")
+    with pytest.raises(
+        ValueError, match="got store 'digits/toy-seed0', expected store 'digits/after-seed0'; remove it"
+    ):
+        training.train(toys(RECIPE), "after")
 
 
 @pytest.fixture
@@ -521,12 +536,13 @@ def test_frozen_stages_stay_and_others_move(tmp_path):
 def test_crops_of_predictions_features_and_labels_lie_above_each_other():
     """A map that counts pixels, its features the same at every fourth one; sizes are not multiples of four."""
     labels = torch.arange(21 * 26).view(21, 26)
-    whole = (labels[None].double(), labels[None, ::4, ::4].double(), labels)
+    whole = (labels[None].double(), labels[None, ::4, ::4].double(), labels.short())
     recipe = dataclasses.replace(RECIPE, samples=60, batch=7, crop=16)
     torch.manual_seed(0)
     corners = []
     for y, h, cut in training.crops([whole] * 64, recipe):
         assert [*y.shape[1:], *h.shape[1:]] == [1, 16, 16, 1, 4, 4]
+        assert (y.dtype, h.dtype, cut.dtype) == (torch.float32, torch.float32, torch.int64)
         assert torch.equal(y[:, 0], cut.float())
         assert torch.equal(h, y[..., ::4, ::4])
         corners += cut[:, 0, 0].tolist()
@@ -537,8 +553,10 @@ def test_crops_of_predictions_features_and_labels_lie_above_each_other():
 @pytest.mark.parametrize("source", ["batches", "crops"])
 def test_an_epoch_takes_so_many_items_at_random_each_once(source):
     recipe = dataclasses.replace(RECIPE, samples=10, batch=4)
-    items = [torch.full((1, 2, 2), float(i)) for i in range(12)]
+    items = [torch.full((3, 2, 2), float(i)) for i in range(12)]
     data = [(x, x[0]) for x in items] if source == "batches" else [(x, x, x[0]) for x in items]
+    cut = next(getattr(training, source)(data, dataclasses.replace(recipe, crop=1)))
+    assert cut[0].shape[-2:] == cut[-1].shape[1:] == (1, 1)
     orders = []
     for seed in range(8):
         torch.manual_seed(seed)
@@ -563,6 +581,7 @@ def test_candidates_are_predictions_their_features_and_labels_then_the_mirrored_
         y, h, truth = kept[i]
         assert (y.float() - expected).abs().max() < 1e-3
         assert h.shape == (128, 6, 8)
+        assert (y.dtype, h.dtype, truth.dtype) == (torch.float16, torch.float16, torch.uint8)
         assert torch.equal(truth.long(), labels[i % 2].flip(-1) if flip else labels[i % 2])
 
 
@@ -612,6 +631,7 @@ def test_crops_reach_every_edge_and_labels_are_never_mixed():
         x, y = training.augment(image, labels, dataclasses.replace(RECIPE, crop=4))
         x, y = (x, y) if y[0, 0] < y[0, 1] else (x.flip(-1), y.flip(-1))
         assert torch.allclose((x - x[0, 0, 0]) / (x[0, 3, 3] - x[0, 0, 0]), (y - y[0, 0]) / 21, atol=1e-4)
+        assert type(x) is type(y) is torch.Tensor
         top, left = divmod(int(y[0, 0]), 6)
         assert torch.equal(y, labels[top : top + 4, left : left + 4])
         corners.add((top, left))
@@ -642,6 +662,7 @@ def test_brightness_contrast_and_saturation_change_by_up_to_three_tenths():
     for _ in range(200):
         low, high = sorted(training.augment(grey, labels, recipe)[0][0, 0].tolist())
         x = training.augment(colour, labels, recipe)[0][:, 0, 0]
+        assert x[0] - x[1] == pytest.approx((2 * (x[2] - x[1])).item(), abs=1e-4)  # the hue stays
         brighter = (weights @ x) / (weights @ colour[:, 0, 0])
         found.append([low + high, (high - low) / (low + high) / 0.2, ((x[0] - x[1]) / 0.2 / brighter).item()])
     lowest, highest = torch.tensor(found).aminmax(dim=0)
@@ -756,7 +777,16 @@ def test_imagenet_features_come_from_the_folder_or_the_net(monkeypatch, tmp_path
     ("words", "expected"),
     [
         ("--only dae toy --seed 3 --device cpu", [("refiner", "dae", 3), ("network", "toy", 3)]),
-        ("--device cpu", [("network", "toy", 0), ("network", "after", 0), ("network", "at", 0), ("refiner", "dae", 0)]),
+        (
+            "--device cpu",
+            [
+                ("network", "toy", 0),
+                ("network", "after", 0),
+                ("network", "begun", 0),
+                ("network", "at", 0),
+                ("refiner", "dae", 0),
+            ],
+        ),
     ],
 )
 def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
@@ -771,4 +801,4 @@ def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["training", "toys", "--only", "unet"])
     with pytest.raises(SystemExit):
         training.main()
-    assert "--only: got 'unet', expected some of toy, after, at, dae" in capsys.readouterr().err
+    assert "--only: got 'unet', expected some of toy, after, begun, at, dae" in capsys.readouterr().err
