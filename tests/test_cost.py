@@ -23,6 +23,16 @@ def test_peak_memory_by_hand():
     assert (memory.peak, memory.now) == (8000, 0)
 
 
+def test_memory_of_others_and_of_shared_storages():
+    outside = torch.zeros(1000)
+    with cost.PeakMemory() as memory:
+        outside.add_(1)
+        outside.view(10, 100)
+        assert memory.peak == 0
+    memory.__torch_dispatch__(lambda: (whole := torch.zeros(10), whole[:5])[::-1], ())
+    assert memory.peak == 40
+
+
 def test_memory_held_for_the_backward_pass_counts():
     weight = torch.ones(1000, requires_grad=True)
     with cost.PeakMemory() as with_graph:
@@ -34,18 +44,19 @@ def test_memory_held_for_the_backward_pass_counts():
 
 
 def test_operations_of_a_guided_step(monkeypatch):
-    """A network of one convolution: the step costs a pass, a backward to the input, which is as much, and a pass."""
-    network = nn.Conv2d(3, 5, 3, padding=1, bias=False)
+    """One convolution and free ReLUs: the step costs a pass, a backward to the input, which is as much, and a pass."""
+    network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.ReLU(), nn.ReLU(), nn.ReLU())
     monkeypatch.setattr(type(DIGITS), "network", lambda self, name, seed=0: network)
     monkeypatch.setattr(type(DIGITS), "tuned", lambda self, name, seed=0: {"epsilon": 0.01})
     rows = cost.operations(dataclasses.replace(DIGITS, batch=2), "fcn32s").set_index("place")
     assert rows["gflop"][cost.ALONE] == pytest.approx(2 * 2 * 3 * 9 * 5 * 96 * 128 / 1e9)
     assert rows["gflop"]["input"] == pytest.approx(3 * rows["gflop"][cost.ALONE])
-    assert rows["megabytes"][cost.ALONE] == 2 * 5 * 96 * 128 * 4 / 1e6
+    assert rows["megabytes"][cost.ALONE] == 2 * (2 * 5 * 96 * 128 * 4) / 1e6  # what a layer reads and what it writes
 
 
 def test_a_step_at_a_layer_is_cheaper_the_deeper():
     rows = cost.operations(dataclasses.replace(DIGITS, batch=1), "fcn8s").set_index("place")
+    assert rows.index.tolist() == [cost.ALONE, "input", "pool1", "pool2", "pool3", "pool4"]
     assert rows["gflop"][cost.ALONE] < rows["gflop"]["pool4"]
     for shallow, deep in (("input", "pool1"), ("pool1", "pool2"), ("pool2", "pool3"), ("pool3", "pool4")):
         assert rows["gflop"][deep] < rows["gflop"][shallow]
