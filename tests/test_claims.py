@@ -23,6 +23,7 @@ CASES = {
         "fcn8s_gain 0.1; fcn8s_low 0.01; fcn8s_high 0.2; unet_gain 1": "holds",
         "fcn8s_gain 0.1; fcn8s_low 0; fcn8s_high 0.2; unet_gain 1": "undecided",
         "fcn8s_gain -0.1; fcn8s_low -0.3; fcn8s_high 0; unet_gain 1": "undecided",
+        "fcn8s_gain 0.1; fcn8s_gain_low 0; fcn8s_gain_high 0.2; unet_gain 1": "undecided",
         "fcn8s_gain -0.2; fcn8s_low -0.3; fcn8s_high -0.1; unet_gain 1": "fails",
     },
     "GP-03": {"fcn8s_ratio 1.01; unet_ratio 2": "holds", "fcn8s_ratio 1; unet_ratio 2": "fails"},
@@ -323,6 +324,7 @@ def test_studies_side_by_side_and_their_tally(finished):
     rows = claims.ledgers(["digits", "scenes", "camvid"])
     counts = claims.tally(rows, "study")
     assert list(counts) == ["tried", "holds", "fails", "undecided", "not run"]
+    assert rows["study"].unique().tolist() == list(counts.index) == ["digits", "camvid"]  # scenes tried none
     assert counts.T.to_dict("list") == {"digits": [1, 0, 1, 0, 73], "camvid": [2, 1, 0, 1, 72]}
 
 

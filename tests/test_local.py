@@ -1,12 +1,13 @@
 import dataclasses
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from gpcore import guide, local, loupe, plots
+from gpcore import figures, guide, local, loupe, plots
 from gpcore.local import Place
 from gpcore.networks import fcn_small
 from gpcore.studies import DIGITS
@@ -41,11 +42,6 @@ def small(monkeypatch, network, data, classes):
         classes=DIGITS.classes[:classes],
         colours=DIGITS.colours[:classes],
     )
-
-
-@pytest.fixture
-def seeded():
-    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -162,6 +158,11 @@ def test_changes_of_a_linear_network_by_hand(monkeypatch):
     table = local.correlation_table(measured).set_index("cells")
     assert table["correlation"].tolist() == pytest.approx([0.25, 1, -0.5, 0.25])
     assert table["pairs"].tolist() == [8, 4, 4, 8]
+    other = measured._replace(
+        moved=torch.cat([measured.moved, -measured.moved]), predicted=measured.predicted.expand(2, -1, -1)
+    )
+    ends = local.correlation_table(other).set_index("cells").loc["the same eight places in another image"]
+    assert ends.tolist() == pytest.approx([-0.25, -0.25, -0.25, 16])
     swept = local.sweep_scene(study, "any", 0)
     for factor, scores in zip(swept.factors, swept.scores, strict=True):
         assert torch.allclose(scores - 2 * colours, factor * expected)
@@ -220,7 +221,9 @@ def test_sweep_and_rows_of_a_scene(study):
     with torch.no_grad():
         expected = [network.scores(x)[0][0] for x in (backward.images, image[None], guided.images)]
     assert torch.allclose(swept.scores, torch.stack(expected), atol=1e-5)
-    assert torch.equal(swept.gradient, guided.signal[0])
+    assert torch.equal(swept.gradient, guided.signal[0]) and torch.equal(swept.image, image)
+    predicted = [z[0].argmax(0) for z in guided.trajectory]
+    assert torch.equal(swept.change, figures.change_map(*predicted, labels, study.void))
 
     rows = local.score_rows(study, swept, Place(1, 2, 1))
     assert len(rows) == 9 * 3 * 5
@@ -230,7 +233,11 @@ def test_sweep_and_rows_of_a_scene(study):
     assert row["score"] == pytest.approx(scores[study.classes.index(row["class"])].item())
     assert row["predicted"] == study.classes[scores.argmax()]
     assert row["true"] == study.classes[labels[96:, :32].flatten().mode().values]
-    assert row["epsilon"] == -EPSILON
+    assert row["epsilon"] == -EPSILON and row["scene"] == 1
+    top = swept.scores[1, :, 1:4, 0:3].amax((1, 2)).topk(5).indices.sort().values
+    assert list(rows["class"].unique()) == [study.classes[k] for k in top]
+    void = local.score_rows(study, swept._replace(truth=torch.full_like(swept.truth, study.void)), Place(1, 2, 1))
+    assert set(void["true"]) == {"void"}
     with pytest.raises(ValueError, match="row, column: got 3, 1"):
         local.score_rows(study, swept, Place(1, 3, 1))
 
@@ -245,8 +252,20 @@ def test_figures_mark_the_true_class_and_the_cells(study):
         assert [line.get_ydata().tolist() for line in thick] == ([part["score"].tolist()] if len(part) else [])
     plt.close(figure)
     figure = loupe.patch_figure(study, swept, place)
-    frame = figure.axes[0].patches[0]
-    assert (*frame.get_xy(), frame.get_width()) == (31.5, -0.5, 96)
+    for axes, cell in ((figure.axes[0], 32), (figure.axes[1], 32), *((axes, 1) for axes in figure.axes[5:])):
+        frames = {(*frame.get_xy(), frame.get_width(), frame.get_height()) for frame in axes.patches}
+        assert frames == {(cell - 0.5, -0.5, 3 * cell, 3 * cell), (2 * cell - 0.5, cell - 0.5, cell, cell)}
+    assert not any(axes.patches for axes in figure.axes[2:5])
+    patch, step, moved = (axes.images[0].get_array() for axes in figure.axes[2:5])
+    image, sign = swept.image[:, :96, 32:128], swept.gradient[:, :96, 32:128].sign()
+    np.testing.assert_array_equal(patch, image.permute(1, 2, 0))
+    np.testing.assert_allclose(step, EPSILON * sign.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(moved, (image + EPSILON * sign).permute(1, 2, 0).clamp(0, 1), rtol=1e-6)
+    titles = [axes.get_title() for axes in figure.axes[5:]]
+    assert titles == ["ε = −0.2", "ε = −0.05", "ε = 0", "ε = 0.05 (tuned)", "ε = 0.2"]
+    for axes, factor in zip(figure.axes[5:], (-4, -1, 0, 1, 4), strict=True):
+        colours = np.array(study.colours)[swept.scores[swept.factors.index(factor)].argmax(0)]
+        np.testing.assert_array_equal(axes.images[0].get_array(), colours)
     plt.close(figure)
     hidden = loupe.patch_figure(dataclasses.replace(study, photographs=False), swept, place)
     assert [bool(axes.texts) for axes in hidden.axes] == [True, False, True, False, True, *[False] * 5]
@@ -254,6 +273,13 @@ def test_figures_mark_the_true_class_and_the_cells(study):
 
 
 def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
+    def quick(rows, factor):  # what the picture is of, not the picture
+        figure, axes = plt.subplots(figsize=(2, 1))
+        axes.set_axis_off()
+        axes.plot([*rows["score"], factor])
+        return figure
+
+    monkeypatch.setattr(plots, "neighbourhood", quick)
     explorer = loupe.explore(study, "fcn8s", Place(0, 1, 1))
     start = bytes(explorer.picture.value)
     assert start.startswith(b"\x89PNG")

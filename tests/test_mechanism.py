@@ -3,12 +3,11 @@
 import pandas as pd
 import pytest
 import torch
+from conftest import EPSILON, iou, pairs
 
 from gpcore import mechanism, metrics
 from gpcore.adapt import augmented
 from gpcore.perturb import guide
-
-EPSILON = 0.02  # of the fixture
 
 
 def test_islands_are_small_4_connected_regions():
@@ -58,6 +57,21 @@ def test_mended_labels_put_that_share_of_errors_right():
     assert torch.equal(mechanism.mended(1.0)(case), truth)
 
 
+def test_confidence_is_that_of_the_likeliest_class():
+    logits = torch.tensor([[0.91, 0.05, 0.04], [0.04, 0.89, 0.07]]).log().view(1, 2, 1, 3).movedim(-1, 1)
+    for name, expected in (("confident alone", [1, 0]), ("uncertain alone", [0, 1])):
+        weight = mechanism.INTERVENTIONS[name].weight(logits)
+        assert weight.shape == (1, 1, 2, 1) and weight.flatten().tolist() == expected
+
+
+def test_the_hypothesis_predicts_the_sign_of_every_change():
+    signs = {name: intervention.predicted for name, intervention in mechanism.INTERVENTIONS.items()}
+    higher = ["islands silent", "islands relabelled", "label of shifted views"]
+    higher += [f"{share}% of errors mended" for share in (10, 25, 50, 100)]
+    lower, same = ["islands alone", "classes balanced"], ["every pixel", "confident alone", "uncertain alone"]
+    assert signs == dict.fromkeys(higher, 1) | dict.fromkeys(lower, -1) | dict.fromkeys(same, 0)
+
+
 def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
     counts, erased = mechanism.intervene(study, "fcn8s", "test")
     network = study.network("fcn8s")
@@ -67,13 +81,15 @@ def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
         before = plain.before.argmax(1)
         island = mechanism.islands(before)
         silent = guide(network, x, EPSILON, weight=lambda z, m=island: (~m).float()[:, None])
+        others = guide(network, x, EPSILON, weight=lambda z, m=island: m.float()[:, None])
+        balanced = guide(network, x, EPSILON, weight=mechanism.balance)
         relabelled = guide(network, x, EPSILON, labels=mechanism.surrounded(before))
         shifted = guide(network, x, EPSILON, labels=augmented(network, x, "shift").argmax(1))
         truth = guide(network, x, EPSILON, labels=y, void=study.void)
         expected = {
             "network alone": plain.before, "every pixel": plain.after, "islands silent": silent.after,
             "islands relabelled": relabelled.after, "100% of errors mended": truth.after,
-            "label of shifted views": shifted.after,
+            "label of shifted views": shifted.after, "islands alone": others.after, "classes balanced": balanced.after,
         }  # fmt: skip
         for kind, logits in expected.items():
             assert torch.equal(counts[kind][i], metrics.confusion(logits.argmax(1), y, 11, 255)), kind
@@ -84,21 +100,25 @@ def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
 
 
 def test_effects_tell_gain_change_and_erasure():
-    def score(right):
-        return torch.tensor([[[right, 10 - right], [0, 10]]] * 3)
-
-    counts = {kind: score(7) for kind in mechanism.INTERVENTIONS} | {"network alone": score(5)}
-    counts["islands silent"], counts["islands alone"] = score(8), score(4)
+    """Three images; the second differs, so that gains have an interval."""
+    hits = dict.fromkeys(mechanism.INTERVENTIONS, (7, 9)) | {"network alone": (5, 5)}
+    hits |= {"islands silent": (8, 10), "islands alone": (4, 4)}
+    counts = {kind: pairs([one, other, one]) for kind, (one, other) in hits.items()}
     names = list(mechanism.INTERVENTIONS)
-    erased = pd.DataFrame({"intervention": names * 2, "islands": 4, "erased": [1] * len(names) + [3] * len(names)})
+    erased = pd.DataFrame({"intervention": names * 2, "islands": [4] * 12 + [8] * 12, "erased": [1] * 12 + [4] * 12})
     rows = mechanism.effects(counts, erased).set_index("intervention")
-    iou = {right: 100 * ((right / 10) + 10 / (20 - right)) / 2 for right in (4, 5, 7, 8)}
-    assert rows.loc["every pixel", "gain"] == pytest.approx(iou[7] - iou[5])
-    assert rows.loc["islands silent", ["change", "change_low"]].tolist() == pytest.approx([iou[8] - iou[7]] * 2)
-    assert rows.loc["islands alone", "gain"] == pytest.approx(iou[4] - iou[5])
-    assert (rows["islands_erased"] == 50).all()
+    together = {pair: iou((2 * pair[0] + pair[1]) / 3) for pair in hits.values()}
+    expected = {"every pixel": (7, 9), "islands silent": (8, 10), "islands alone": (4, 4)}
+    for kind, (one, other) in expected.items():
+        gain = [together[one, other] - iou(5), iou(one) - iou(5), iou(other) - iou(5)]
+        change = [together[one, other] - together[7, 9], *sorted([iou(one) - iou(7), iou(other) - iou(9)])]
+        assert rows.loc[kind].tolist()[:6] == pytest.approx(gain + change)
+    assert rows["islands_erased"].tolist() == pytest.approx([100 * 5 / 12] * 12)
     shown = mechanism.verdicts(rows.reset_index())
     assert shown.loc[["islands silent", "islands alone"], "went"].tolist() == ["as predicted"] * 2
-    assert shown.loc["islands relabelled", "went"] == "undecided"
+    assert shown.loc[["islands relabelled", "every pixel"], "went"].tolist() == ["undecided", "–"]
+    assert shown.loc["islands silent"].tolist()[:4] == [
+        "+29.12 [+23.33, +41.67]", "+8.58 [+8.21, +9.55]", 41.7, "higher",
+    ]  # fmt: skip
     opposite = rows.reset_index().assign(predicted=-rows["predicted"].to_numpy())
     assert mechanism.verdicts(opposite).loc["islands silent", "went"] == "the other way"

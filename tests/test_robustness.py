@@ -4,21 +4,17 @@ import math
 
 import pytest
 import torch
+from conftest import scenes
 from torch import nn
 
-from gpcore import attacks, metrics, robustness
+from gpcore import attacks, metrics, minimal, robustness
 from gpcore.networks import fcn_small, unet_small
 
 EPSILON = 0.03
 
 
-def scene(study, i):
-    image, labels = study.data("test")[i]
-    return image[None], labels[None]
-
-
 def test_bounded_attacks_keep_their_size_and_their_order(study):
-    network, (x, y) = study.network("fcn8s"), scene(study, 0)
+    network, (x, y) = study.network("fcn8s"), scenes(study)[0]
     moves = robustness.bounded(network, EPSILON)
     loss = {"alone": nn.functional.cross_entropy(network(x), y)}
     for name, move in moves.items():
@@ -28,19 +24,40 @@ def test_bounded_attacks_keep_their_size_and_their_order(study):
     assert torch.equal(moves["FGSM"](x, y), attacks.fgsm(network, x, y, EPSILON).images)
     assert torch.equal(moves["BIM"](x, y), attacks.bim(network, x, y, EPSILON, steps=10).images)
     assert loss["FGSM"] > loss["alone"] and loss["BIM"] > loss["FGSM"]
-    assert not torch.equal(moves["PGD"](x, y), moves["PGD"](x, y))  # another random start
+    assert abs(loss[robustness.NOISE] - loss["alone"]) < (loss["FGSM"] - loss["alone"]) / 10
+    fresh, draw = robustness.bounded(network, EPSILON), torch.Generator().manual_seed(0)
+    signs = torch.randn(x.shape, generator=draw).sign()
+    torch.testing.assert_close(fresh[robustness.NOISE](x, y), (x + EPSILON * signs).clamp(0, 1))
+    for _ in range(2):  # another random start each time
+        expected = attacks.pgd(network, x, y, EPSILON, steps=10, seed=draw).images
+        assert torch.equal(fresh["PGD"](x, y), expected)
+
+
+def test_attacks_leave_void_pixels_out(study):
+    network, (x, y) = study.network("fcn8s"), scenes(study)[0]
+    void = int(y.flatten().mode().values)
+    moves = robustness.bounded(network, EPSILON, void=void)
+    assert torch.equal(moves["FGSM"](x, y), attacks.fgsm(network, x, y, EPSILON, void=void).images)
+    assert torch.equal(moves["BIM"](x, y), attacks.bim(network, x, y, EPSILON, steps=10, void=void).images)
+    assert not torch.equal(moves["FGSM"](x, y), attacks.fgsm(network, x, y, EPSILON).images)
 
 
 def test_single_attacks_are_those_of_the_library(study):
-    network, (x, y) = study.network("fcn8s"), scene(study, 0)
+    network, (x, y) = study.network("fcn8s"), scenes(study)[0]
     moves = robustness.single(network, EPSILON, 3)
+    assert [*moves] == [*robustness.bounded(network, EPSILON), "PGD, l2", "PGD, targeted", "DeepFool", "L-BFGS"]
     norm = EPSILON * math.sqrt(3 * 96 * 128)
-    assert (moves["PGD, l2"](x, y) - x).norm() <= norm * (1 + 1e-5)
+    assert torch.equal(moves["PGD, l2"](x, y), attacks.pgd(network, x, y, norm, steps=10, norm="l2").images)
     wanted = torch.full_like(y, 3)
-    before, after = (nn.functional.cross_entropy(network(i), wanted) for i in (x, moves["PGD, targeted"](x, y)))
+    targeted = attacks.pgd(network, x, wanted, EPSILON, targeted=True).images
+    assert torch.equal(moves["PGD, targeted"](x, y), targeted)
+    before, after = (nn.functional.cross_entropy(network(i), wanted) for i in (x, targeted))
     assert after < before
     own = network(x).argmax(1)  # an untrained network is right by its own labels alone
-    assert (network(moves["DeepFool"](x, own)).argmax(1) != own).double().mean() >= 0.5
+    found = moves["DeepFool"](x, own)
+    assert (network(found).argmax(1) != own).double().mean() >= 0.5
+    assert torch.equal(found, minimal.deepfool(network, x, own, candidates=3).images)
+    assert torch.equal(moves["L-BFGS"](x, own), minimal.lbfgs(network, x, own, iterations=20).images)
 
 
 def test_counts_pair_every_attack_with_every_answer(study):
@@ -51,7 +68,7 @@ def test_counts_pair_every_attack_with_every_answer(study):
     assert [*counts] == [(move, answer) for move in moves for answer in answers]
     for (move, answer), found in counts.items():
         for i, counted in enumerate(found):
-            x, y = scene(study, i)
+            x, y = scenes(study)[i]
             with torch.no_grad():
                 predicted = answers[answer](moves[move](x, y))[0].argmax(0)
             assert torch.equal(counted, metrics.confusion(predicted, y[0], 11, study.void))
@@ -60,9 +77,13 @@ def test_counts_pair_every_attack_with_every_answer(study):
 def test_budget_rows_count_images_of_which_half_errs():
     # right on a share of each image: all, half, less, none
     matrices = torch.stack([torch.tensor([[s * 100, (1 - s) * 100], [0, 0]]) for s in (1.0, 0.5, 0.4, 0.0)]).long()
-    counts = {2: {("BIM", "fcn8s"): matrices}, 4: {("BIM", "fcn8s"): matrices[:1]}}
+    counts = {2: {("BIM", "fcn8s"): matrices}, 4: {("PGD", "fcn8s"): matrices[:1]}}
     rows = robustness.budget_rows(counts)
-    assert rows["success"].tolist() == [75, 0] and rows["epsilon"].tolist() == [2, 4]
+    assert (
+        rows["attack"].tolist() == ["BIM", "PGD"]
+        and rows["success"].tolist() == [75, 0]
+        and rows["epsilon"].tolist() == [2, 4]
+    )
     assert rows["miou"].tolist() == pytest.approx([100 * 190 / 400 / 2, 100])  # IoU .475 and 0; one class alone
 
 
@@ -73,7 +94,10 @@ def test_transfer_rows_are_gains_backwards(study):
     before, after = (100 * metrics.miou(counts[move, "a"].sum(0)).item() for move in ("x", "0"))
     first = rows.iloc[0]
     assert (first["alone"], first["attacked"]) == pytest.approx((before, after))
-    assert first["drop"] == pytest.approx(before - after) and first["low"] <= first["drop"] <= first["high"]
+    drop = metrics.gain(counts["0", "a"], counts["x", "a"])
+    assert first[["drop", "low", "high"]].tolist() == pytest.approx(list(drop)) and drop.value == pytest.approx(
+        before - after
+    )
     assert rows["network"].tolist() == ["a", "b"] and rows["alone"].nunique() == 2
 
 
@@ -93,8 +117,8 @@ def test_kinship():
 
 
 def test_sizes_by_hand(study):
-    network, pairs = study.network("fcn8s"), (scene(study, i) for i in (0, 1))
-    images, labels = (torch.cat(each) for each in zip(*pairs, strict=True))
+    network, two = study.network("fcn8s"), scenes(study)[:2]
+    images, labels = (torch.cat(each) for each in zip(*two, strict=True))
     labels[:, :48] = 99
     attacked = {"half": images + 0.5, "one": images + torch.eye(96, 128)}
     rows = robustness.size_rows(network, attacked, images, labels, void=99).set_index("attack")
@@ -112,24 +136,30 @@ def test_panels_show_the_attack_ten_times(study):
     rows = robustness.scene_panels(study, study.network("fcn8s"), attacked, x[0])
     assert [len(row) for row in rows] == [6, 3] and [panel.title for panel in rows[0][::3]] == ["a", "b"]
     torch.testing.assert_close(rows[0][1].data, torch.full((3, 96, 128), 0.6), atol=1e-5, rtol=0)
-    assert torch.equal(rows[0][5].data, study.network("fcn8s")(x)[0].argmax(0))
+    predicted = [study.network("fcn8s")(each)[0].argmax(0) for each in (x + 0.01, x)]
+    assert torch.equal(rows[0][2].data, predicted[0]) and torch.equal(rows[0][5].data, predicted[1])
+    assert torch.equal(rows[0][0].data, x[0] + 0.01)
+    assert [panel.kind for panel in rows[0]] == ["image", "image", "labels"] * 2
 
 
 def test_universal_rows_by_hand(study):
-    x, _ = scene(study, 0)
-    rows = robustness.universal_rows(study, "fcn8s", {"none": 0 * x[0], "white": 1 + 0 * x[0]}, "test")
-    none, white = (row for _, row in rows.iterrows())
+    perturbations = {
+        name: torch.full((3, 96, 128), size) for name, size in (("none", 0.0), ("white", 2.0), ("some", 0.3))
+    }
+    rows = robustness.universal_rows(study, "fcn8s", perturbations, "test").set_index("perturbation")
+    assert [*rows.index] == [*perturbations] and rows.loc["none", ["images", "pixels"]].tolist() == [0, 0]
     network = study.network("fcn8s")
-    changed = []
-    for i in range(4):
-        x, _ = scene(study, i)
-        after = network(torch.ones_like(x)).argmax(1)
-        changed.append((after != network(x).argmax(1)).double().mean().item())
-    assert (none["images"], none["pixels"]) == (0, 0)
-    assert white["pixels"] == pytest.approx(100 * sum(changed) / 4)
-    assert white["images"] == pytest.approx(25 * sum(each >= 0.5 for each in changed))
-    counts = robustness.attacked_counts(study, {"": lambda x, y: torch.ones_like(x)}, {"": network}, "test")
-    assert white["miou"] == pytest.approx(100 * metrics.miou(counts["", ""].sum(0)).item())
+    for name, perturbation in perturbations.items():
+        moved = [(x + perturbation).clamp(0, 1) for x, _ in scenes(study)]
+        after = [network(x).argmax(1) for x in moved]
+        changed = [
+            (new != network(x).argmax(1)).double().mean().item()
+            for new, (x, _) in zip(after, scenes(study), strict=True)
+        ]
+        assert rows.loc[name, "pixels"] == pytest.approx(100 * sum(changed) / 4)
+        assert rows.loc[name, "images"] == 25 * sum(each >= 0.5 for each in changed)
+        counts = sum(metrics.confusion(new, y, 11, 255) for new, (_, y) in zip(after, scenes(study), strict=True))
+        assert rows.loc[name, "miou"] == pytest.approx(100 * metrics.miou(counts).item())
 
 
 def test_a_universal_perturbation_fills_its_panel():

@@ -181,6 +181,11 @@ def test_by_group_is_the_scaled_mean_with_its_ends():
     assert found[["mean", "low", "high"]].to_numpy().tolist() == [pytest.approx([20, 10, 30]), pytest.approx([100] * 3)]
 
 
+def test_a_median_lies_within_its_pixel():
+    rows = pd.DataFrame([(0, "a", 1, 3), (0, "a", 0, 1)], columns=["image", "kind", "distance", "pixels"])
+    assert tables.distance_medians(rows)["median"].item() == pytest.approx(1 + 1 / 3)
+
+
 def test_by_class_has_a_line_per_method():
     counts = {"alone": torch.tensor([[[3, 1], [2, 4]], [[1, 0], [0, 0]]])}
     (row,) = tables.by_class(counts, ["a", "b"]).to_dict("records")

@@ -3,39 +3,95 @@ import json
 
 import pytest
 import torch
+from conftest import iou, pairs
 
 from gpcore import experiments, neighbours, tuning
 from gpcore.studies import DIGITS, HANDWRITING
 
 
 def test_epsilon_is_the_best_on_validation(monkeypatch):
-    scores = {0.0: 5, 0.1: 7, 0.2: 9, 0.4: 8}
+    """Of two images together, not of their mean: 0.2 has nine hits, where the means would prefer 0.4."""
+    hits = {0.0: [5, 5], 0.1: [7, 7], 0.2: [5, 6], 0.4: [10, 0]}
 
     def counts(study, name, split, epsilons, **options):
-        assert split == "val"
+        assert (name, split) == ("fcn8s", "val")
         assert options == {"at": None, "signal": "ce", "count": None, "seed": 1}
-        return torch.stack([torch.tensor([[[scores[e], 10 - scores[e]], [0, 10]]]) for e in epsilons])
+        return torch.stack([pairs(hits[e]) for e in epsilons])
 
     monkeypatch.setattr(experiments, "sweep_counts", counts)
-    tuned = tuning.tune(dataclasses.replace(DIGITS, epsilons=(0.1, 0.2, 0.4)), "fcn8s", seed=1)
-    assert tuned["epsilon"] == 0.2
-    assert tuned["val"] == pytest.approx(100 * (0.5 + 10 / 15) / 2, abs=1e-4)
-    assert tuned["sweep"]["0.4"] == pytest.approx(100 * (0.8 + 10 / 12) / 2, abs=1e-4)
+    tuned = tuning.tune(dataclasses.replace(DIGITS, epsilons=(0.2, 0.4)), "fcn8s", seed=1)
+    assert tuned == {
+        "epsilon": 0.2, "val": round(iou(5), 4), "sweep": {"0.2": round(iou(5.5), 4), "0.4": round(iou(5), 4)},
+    }  # fmt: skip
+
+
+def test_every_layer_and_the_entropy_have_an_epsilon_of_their_own(monkeypatch):
+    asked = []
+
+    def choose(study, name, epsilons, **options):
+        asked.append((name, *epsilons, options))
+        return 50.0, epsilons[1], {str(len(asked)): 50.0}
+
+    monkeypatch.setattr(tuning, "choose", choose)
+    monkeypatch.setattr(tuning, "layer_scale", lambda study, name, layer: {"pool1": 1.26, "pool3": 10}[layer])
+    plan = dataclasses.replace(DIGITS.networks["fcn8s"], layers=("pool1", "pool3"))
+    study = dataclasses.replace(DIGITS, epsilons=(0.1, 0.2), crfs=(), networks={"fcn8s": plan}, images={"val": 9})
+    assert tuning.tune(study, "fcn8s") == {
+        "epsilon": 0.2,
+        "val": 50.0,
+        "sweep": {"1": 50.0},
+        "entropy": {"epsilon": 0.2, "sweep": {"2": 50.0}},
+        "pool1": {"epsilon": 0.0038, "sweep": {"3": 50.0}},
+        "pool3": {"epsilon": 0.03, "sweep": {"4": 50.0}},
+    }
+    assert asked == [
+        ("fcn8s", 0.1, 0.2, {"seed": 0}),
+        ("fcn8s", 0.1, 0.2, {"signal": "entropy", "count": 4}),
+        ("fcn8s", 0.0013, 0.0038, 0.013, 0.038, {"at": "pool1", "count": 4}),
+        ("fcn8s", 0.01, 0.03, 0.1, 0.3, {"at": "pool3", "count": 4}),
+    ]
+    asked.clear()
+    tuning.tune(study, "fcn8s", seed=2)
+    assert asked == [("fcn8s", 0.1, 0.2, {"seed": 2})]
+
+
+def test_choose_passes_its_options_on(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        experiments,
+        "sweep_counts",
+        lambda *args, **options: asked.append((args[2:], options)) or pairs([5, 6])[:, None],
+    )
+    options = {"at": "pool1", "signal": "entropy", "count": 7, "seed": 3}
+    assert tuning.choose(DIGITS, "fcn8s", (0.1,), **options) == (round(iou(5), 4), 0.1, {"0.1": round(iou(6), 4)})
+    assert asked == [(("val", (0.0, 0.1)), options)]
+
+
+def test_the_scale_of_a_layer_is_its_root_mean_square(study):
+    """On five validation images; of batches of three and two the mean of their means."""
+    seen = []
+    handle = study.network("fcn8s").pool1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    images = [study.dataset("val")[i][0] for i in study.indices("val", 5)]
+    with torch.no_grad():
+        for part in (images[:3], images[3:]):
+            study.network("fcn8s")(torch.stack(part))
+    handle.remove()
+    expected = (sum(each.square().mean() for each in seen) / 2).sqrt().item()
+    assert tuning.layer_scale(study, "fcn8s", "pool1") == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
     study = dataclasses.replace(DIGITS, crfs=({"gaussian": (3, 1)}, {"gaussian": (3, 2)}, {"gaussian": (3, 3)}))
     monkeypatch.setattr(tuning, "choose", lambda *args, **options: (50.0, 0.1, {}))
     monkeypatch.setattr(tuning, "layer_scale", lambda *args: 1.0)
-    hits = torch.tensor([4, 9, 7])
-    scores = torch.stack([torch.tensor([[[h, 10 - h], [0, 10]]]) for h in hits])
-    monkeypatch.setattr(experiments, "crf_grid_counts", lambda *args: scores)
+    counts = torch.stack([pairs([h - 1, h + 1]) for h in (4, 9, 7)])
+    asked = []
+    monkeypatch.setattr(experiments, "crf_grid_counts", lambda *args: asked.append(args) or counts)
     tuned = tuning.tune(study, "fcn8s")
+    assert asked == [(study, "fcn8s", "val", study.images["val"] // 4)]
     assert tuned["crf"] == {"gaussian": (3, 2)}
-    expected = [100 * (h / 10 + 10 / (20 - h)) / 2 for h in (4, 9, 7)]
-    assert list(tuned["grid"].values()) == pytest.approx(expected, abs=1e-4)
+    assert list(tuned["grid"].values()) == [round(iou(h), 4) for h in (4, 9, 7)]
     assert json.loads(list(tuned["grid"])[1]) == {"gaussian": [3, 2]}
-    assert set(tuned) > {"pool1", "pool2", "pool3", "pool4", "entropy"}
 
 
 def test_a_robust_network_has_a_larger_epsilon_and_no_crf(monkeypatch):
