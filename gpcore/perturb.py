@@ -31,8 +31,8 @@ class Guided:
 
     `trajectory` holds the logits (B x K or B x K x h x w) before the first step and after each one; the perturbed
     `images`, or the perturbed activation where `at` names a module; the last step's gradient `signal` there, before the
-    sign is taken; the model's own `output` for the perturbed input; `repeated` is True where tracing failed and the
-    forward pass up to `at` ran more than once.
+    sign is taken; the model's own `output` for the perturbed input; `repeated` is True where every pass had to
+    run the whole model, as what follows `at` alone gave other logits.
     """
 
     trajectory: tuple[Tensor, ...]
@@ -183,5 +183,5 @@ def _check(
         raise ValueError(f"direction: got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
     if bounds is not None and (at is not None or not bounds[0] < bounds[1]):
         raise ValueError(f"bounds: got {bounds}, expected (low, high) with low < high, and only for images (at=None)")
-    if bounds is not None and not bounds[0] <= low <= high <= bounds[1]:
+    if bounds is not None and not (bounds[0] <= low and high <= bounds[1]):
         raise ValueError(f"images: got values {low:.4g} to {high:.4g}, expected them within bounds {bounds}")
