@@ -32,7 +32,7 @@ def fooled(logits: Tensor, labels: Tensor, *, targeted: bool = False, void: int 
     target = pseudo_labels(logits, labels, void=void)
     known = target.sum(1) > 0
     hit = known & ((logits.argmax(1) == target.argmax(1)) == targeted)
-    hits, pixels = (each.reshape(len(logits), -1).sum(1) for each in (hit, known))
+    hits, pixels = (each.unsqueeze(-1).flatten(1).sum(1) for each in (hit, known))
     return hits / pixels.clamp_min(1)
 
 
@@ -131,11 +131,12 @@ def _lbfgs(
     other = _without(pseudo_labels(logits, label, void=void), logits).argmax(1).where(label != void, void)
     objective = cross_entropy(rest, label if targeted else other, void=void)
     box, options = bounds and optimize.Bounds(*bounds), {"maxcor": 15, "maxiter": iterations}
-    found, low, high = attempt(0), 0.0, 0.0  # with c = 0 the image itself
-    while not found.fooled and high < 2**30 * LEAST_C:
+    # with c = 0 the image itself
+    found, low, high = Adversarial(image, fooled(logits, label, targeted=targeted, void=void) >= share), 0.0, 0.0
+    while not found.fooled.all() and high < 2**30 * LEAST_C:
         low, high = high, 2 * (high or LEAST_C)
         found = attempt(high)
-    while found.fooled and high - low >= LEAST_C:
+    while found.fooled.all() and high - low >= LEAST_C:
         middle = (low + high) / 2
         tried = attempt(middle)
         found, low, high = (tried, low, middle) if tried.fooled else (found, middle, high)

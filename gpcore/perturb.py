@@ -184,5 +184,5 @@ def _check(
         raise ValueError(f"direction: got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
     if bounds is not None and (at is not None or not bounds[0] < bounds[1]):
         raise ValueError(f"bounds: got {bounds}, expected (low, high) with low < high, and only for images (at=None)")
-    if bounds is not None and not bounds[0] <= low <= high <= bounds[1]:
+    if bounds is not None and not (bounds[0] <= low and high <= bounds[1]):
         raise ValueError(f"images: got values {low:.4g} to {high:.4g}, expected them within bounds {bounds}")

@@ -67,7 +67,7 @@ def inpaint(
             bar.update()
             return (
                 loss / pixels + outside * change.square().flatten(1).mean(1),
-                gradient / wide(pixels) + 2 * outside * change / change[0].numel(),
+                gradient / wide(pixels) + 2 * outside * change / change.shape[1:].numel(),
             )
 
         return projected_gradient(

@@ -72,7 +72,7 @@ def fooling_rate(
     """The fraction of N x C x H x W images whose prediction a C x H x W perturbation changes in a `share` of pixels."""
     check_bounds(images, bounds)
     before, after = _predict(model, images), _predict(model, clip(images + perturbation, bounds).to(images))
-    return ((before != after).reshape(len(images), -1).double().mean(1) >= share).double().mean().item()
+    return ((before != after).unsqueeze(-1).flatten(1).double().mean(1) >= share).double().mean().item()
 
 
 @untouched

@@ -1,6 +1,9 @@
 """Attacks of bounded size against foolbox, guided perturbation and numbers worked out by hand."""
 
+import copy
 import math
+import re
+import warnings
 
 import pytest
 import torch
@@ -280,8 +283,10 @@ def test_random_noise_is_uniform_in_the_ball():
         ({"steps": 0}, "steps: got 0, expected at least 1"),
         ({"step_size": -1.0}, "step_size: got -1.0, expected a finite number, at least 0"),
         ({"norm": "l1"}, "norm: got 'l1', expected one of linf, l2"),
-        ({"bounds": (1, 0)}, r"bounds: got \(1, 0\), expected \(low, high\) with low < high, or None"),
+        ({"step_size": math.inf}, "step_size: got inf, expected a finite number, at least 0"),
+        ({"bounds": (0.5, 0.5)}, r"bounds: got \(0.5, 0.5\), expected \(low, high\) with low < high, or None"),
         ({"bounds": (0, 0.5)}, r"images: got values 0\.\d+ to 0\.\d+, expected within \(0, 0.5\)"),
+        ({"bounds": (0.5, 1)}, r"images: got values 0\.\d+ to 0\.\d+, expected within \(0.5, 1\)"),
         (
             {"images": torch.zeros(3, 4, 5)},
             r"images: got torch.float32 of shape \[3, 4, 5\], expected floats B x C x H x W",
@@ -291,6 +296,9 @@ def test_random_noise_is_uniform_in_the_ball():
             {"labels": torch.zeros(4, dtype=torch.long)},
             r"labels: got torch.int64 of shape \[4\], expected an integer map",
         ),
+        ({"labels": torch.zeros(5, dtype=torch.long).numpy()}, "labels: got ndarray, expected integer classes"),
+        ({"labels": torch.zeros(5, dtype=torch.bool)}, "labels: got torch.bool, expected integer classes"),
+        ({"labels": torch.zeros(5, dtype=torch.complex64)}, "labels: got torch.complex64, expected integer classes"),
     ],
 )
 def test_mistakes_are_named(wrong, message):
@@ -299,14 +307,84 @@ def test_mistakes_are_named(wrong, message):
         pgd(network("classify"), **options)
 
 
-def test_a_start_of_another_shape_is_refused():
-    options = {"epsilon": 1, "step_size": 1, "steps": 1, "start": torch.zeros(1, 3, 4, 6)}
+def test_mistakes_of_the_parts_are_named():
+    options, images = {"epsilon": 1, "step_size": 1, "steps": 1}, torch.zeros(1, 3, 4, 5)
     message = r"start: got shape \[1, 3, 4, 6\], expected that of the images, \[1, 3, 4, 5\]"
     with pytest.raises(ValueError, match=message):
-        projected_gradient(towards(0), torch.zeros(1, 3, 4, 5), **options)
+        projected_gradient(towards(0), images, start=torch.zeros(1, 3, 4, 6), **options)
+    with pytest.raises(ValueError, match=r"images: got values -1 to -1, expected within \(0.0, 1.0\)"):
+        projected_gradient(towards(0), images - 1, **options)
+    with pytest.raises(ValueError, match="epsilon: got inf, expected a finite number, at least 0"):
+        random_noise(images, math.inf, "linf")
     with pytest.raises(ValueError, match="norm: got 'l3', expected one of linf, l2"):
         random_noise(torch.zeros(1, 3, 4, 5), 0.1, "l3")
     with pytest.raises(ValueError, match="norm: got 'l3', expected one of linf, l2"):
         attacks.project(torch.zeros(1, 3, 4, 5), 0.1, "l3")
     with pytest.raises(TypeError, match="step"):
         fgsm(network("classify"), pictures(), torch.zeros(5, dtype=torch.long), 0.1, step=1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "last", "message"),
+    [
+        (255, 0, nn.Identity(), "images: .* bytes"),
+        (4, -2, nn.Identity(), "images: .* normalised"),
+        (1, 0, nn.Softmax(1), "model: .* probabilities"),
+        (1, 0, nn.Sequential(nn.Conv2d(4, 1, 1), nn.Sigmoid()), "model: .* probabilities"),
+        (1, 0, nn.Conv2d(4, 1, 1), None),
+        (1.2, -0.1, nn.Identity(), None),
+    ],
+)
+def test_what_is_seldom_meant_is_mentioned_once(scale, shift, last, message):
+    model, images = nn.Sequential(*network("segment"), last).double(), scale * pictures() + shift
+    arguments, options = (model, images, torch.zeros(5, 4, 5, dtype=torch.long), 0.1), {"steps": 3, "bounds": None}
+    pgd(*arguments, check=False, **options)
+    for action, calls in (("always", 1), ("default", 3)):
+        with warnings.catch_warnings(record=True, action=action) as caught:
+            for _ in range(calls):
+                pgd(*arguments, **options)
+        assert len(caught) == (message is not None)
+        assert not caught or re.match(message, str(caught[0].message))
+
+
+@ATTACKS
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_refused(attack, value):
+    model, images, labels = network("segment"), pictures(), torch.zeros(5, 4, 5, dtype=torch.long)
+    model[2].bias.data[1] = value
+    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+        attack(model, images, labels, 0.1)
+    root = nn.Sequential(nn.ReLU(), *network("segment"))
+    root[0].forward = torch.sqrt  # whose gradient is infinite at zero
+    images[2, 1, 2, 3] = 0
+    with pytest.raises(ValueError, match="model: the gradient of its output holds NaN or infinite values"):
+        bim(root, images, labels, 0.1, norm="l2")
+
+
+@BALLS
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_networks_in_half_precision(dtype, norm, epsilon):
+    """Perturbations are in float32: within their bound, and as long as they should be where the network's are not."""
+    model, images = network("segment").to(dtype), pictures().to(dtype)
+    labels, exactly = labels_for(model, images, False), copy.deepcopy(model).float()
+    for attack in (fgsm, pgd):
+        found = attack(model, images, labels, epsilon, norm=norm)
+        expected = attack(exactly, images.float(), labels, epsilon, norm=norm)
+        assert found.images.dtype == found.losses.dtype == torch.float32
+        moved = found.images - images.float()
+        assert (size(moved, norm) <= epsilon + 1e-7).all()
+        assert torch.cosine_similarity(moved.flatten(1), (expected.images - images.float()).flatten(1)).min() > 0.95
+        assert_close(found.losses, expected.losses, atol=0, rtol=0.02)
+    small = fgsm(model, images, labels, 0.00025, norm=norm, bounds=None).images - images.float()
+    assert_close(size(small, norm), torch.full((5,), 0.00025), atol=1e-7, rtol=0)
+    assert small.all()
+
+
+@KINDS
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_empty_batch_stays_empty(norm, kind):
+    model, none = network(kind), pictures(0)
+    for attack, steps in ((fgsm, 1), (bim, 10), (pgd, 40)):
+        found = attack(model, none, labels_for(model, none, False), 0.1, norm=norm, bounds=(0.6, 0.7))
+        assert found.images.shape == (0, 3, 4, 5) and found.losses.shape == (steps, 0)
+    assert random_noise(none, 0.1, norm).shape == none.shape

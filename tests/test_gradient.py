@@ -1,7 +1,8 @@
 """The signal at the logits, against numbers worked out by hand and automatic differentiation."""
 
 import math
-from collections.abc import Iterator
+import re
+import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -10,18 +11,23 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from gpcore.gradient import LABELS, SIGNALS, logit_signal, pseudo_labels
+from gpcore.gradient import (
+    LABELS,
+    SIGNALS,
+    check_images,
+    differentiable,
+    logit_signal,
+    normalise,
+    pseudo_labels,
+    warn_of_units,
+)
 
 LOG3 = math.log(3)
 
 
 @pytest.fixture(autouse=True)
-def _seeded_and_on_one_core() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded_and_on_one_core(one_core: None) -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def targets(logits: Tensor) -> dict[str, Tensor]:
@@ -111,3 +117,132 @@ def test_random_pseudo_labels() -> None:
         close(target.mean((0, 2, 3)), torch.full((4,), 0.25), tolerance)
         assert torch.equal(target, target[:, :, :1, :1].expand_as(target)) is (labels == "random-image")
     assert torch.equal(torch.get_rng_state(), found)
+
+
+LOGITS = torch.zeros(2, 4, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.full((2, 4, 1, 2), 0.25), r"got a distribution of shape \[2, 4, 1, 2\], expected \[2, 4, 1, 3\]"),
+        (torch.full_like(LOGITS, 0.25).index_fill(3, torch.tensor([1]), 0.3), r"sums to one .* off by 0\.2"),
+        (torch.tensor([1.5, -0.5, 0, 0]).view(1, 4, 1, 1).expand_as(LOGITS), "a distribution is >= 0"),
+        (torch.full_like(LOGITS, math.nan), "sums to one"),
+        (torch.zeros(2, 1, 3, dtype=torch.bool), "got torch.bool, expected integer classes"),
+        (torch.zeros(2, 1, 3, dtype=torch.complex64), "got torch.complex64, expected integer classes"),
+        (torch.zeros(2, 1, 3, dtype=torch.int64).numpy(), "got ndarray, expected integer classes"),
+        (None, "got NoneType, expected integer classes"),
+        (torch.zeros(2, 3, 1, dtype=torch.int64), r"got torch.int64 of shape \[2, 3, 1\], expected .* \[2, 1, 3\]"),
+        (torch.tensor([[[0, 1, 2]], [[3, 255, 4]]]), "got class 4, expected 0 to 3 or void = 255"),
+        (torch.tensor([[[0, -1, 2]], [[3, 255, 3]]]), "got class -1, expected 0 to 3 or void = 255"),
+        ("best", "got 'best', expected a tensor or one of onehot, top2, uniform, random, random-image"),
+    ],
+)
+def test_labels_that_do_not_fit(labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"labels: .*{message}"):
+        pseudo_labels(LOGITS, labels)
+
+
+def test_directions_by_hand() -> None:
+    gradient = torch.tensor([[3.0, -4], [0, 0], [-3e-30, 4e-30]]).view(3, 1, 1, 2)
+    expected = {"sign": [1, -1, 0, 0, -1, 1], "linf": [0.75, -1, 0, 0, -0.75, 1], "l2": [0.6, -0.8, 0, 0, -0.6, 0.8]}
+    for direction, units in expected.items():
+        close(normalise(gradient, direction).flatten(), torch.tensor(units, dtype=torch.float32), 1e-7)
+
+
+def test_a_signal_is_taken_back_to_where_it_came_from() -> None:
+    place, weight = torch.ones(2, 3), torch.arange(12.0).view(4, 3)
+    logits, backward = differentiable(lambda x: x**2 @ weight.T, place)
+    assert not logits.requires_grad and not place.requires_grad
+    assert torch.equal(logits, weight.sum(1).expand(2, 4))
+    signal = torch.eye(4)[:2]
+    assert torch.equal(backward(signal, again=True), 2 * weight[:2])
+    assert torch.equal(backward(-signal), -2 * weight[:2])
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        backward(signal)
+
+
+@pytest.mark.parametrize("rest", [lambda x: torch.zeros(2, 3), lambda x: torch.zeros(2, 3, requires_grad=True) + 1])
+def test_outputs_that_ignore_the_place(rest: Any) -> None:
+    for at, message in [(None, "model: its output ignores the images"), ("stem", "at: the output .* on 'stem'")]:
+        backward = differentiable(rest, torch.ones(2, 3))[1]
+        with pytest.raises(ValueError, match=message):
+            backward(torch.ones(2, 3), at)
+
+
+@pytest.mark.parametrize("signal", [1.0, 0.0])  # an infinite gradient, and 0 / 0
+def test_gradients_that_are_no_numbers(signal: float) -> None:
+    logits, backward = differentiable(torch.sqrt, torch.tensor([[0.0, 1, 4], [1, 1, 1]]))
+    assert logits.tolist() == [[0, 1, 2], [1, 1, 1]]
+    with pytest.raises(ValueError, match="model: the gradient of its output holds NaN or infinite values"):
+        backward(torch.full((2, 3), signal))
+
+
+def test_large_gradients_are_finite() -> None:
+    backward = differentiable(lambda x: 3e38 * x, torch.zeros(2, 3))[1]
+    assert torch.equal(backward(torch.ones(2, 3)), torch.full((2, 3), 3e38))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 4, 5), r"got torch.float32 of shape \[3, 4, 5\], expected floats B x C x H x W"),
+        (torch.zeros(1, 3, 4, 5, dtype=torch.uint8), "got torch.uint8"),
+        (torch.zeros(1, 3, 4, 5).numpy(), "got ndarray"),
+        *(
+            (torch.tensor([0, value, 1]).view(1, 1, 1, 3), "got NaN or inf")
+            for value in (math.nan, math.inf, -math.inf)
+        ),
+        (torch.full((1, 1, 1, 2), math.inf), "got NaN or inf"),
+    ],
+)
+def test_what_images_are_not(images: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"images: {message}"):
+        check_images(images)
+
+
+def test_the_range_of_images() -> None:
+    assert check_images(torch.tensor([0.25, -1, 0.5]).view(1, 1, 1, 3)) == (-1, 0.5)
+    assert check_images(torch.zeros(0, 3, 4, 5)) == (math.inf, -math.inf)  # none is out of any bounds
+
+
+def between(low: float, high: float) -> Tensor:
+    return torch.linspace(low, high, 24).view(2, 1, 3, 4)
+
+
+ORDINARY = torch.tensor([[2.0, -1, 0.5], [0, 3, 1]])
+PROBABILITIES = torch.tensor([[0.7, 0.2, 0.1], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("images", "logits", "message"),
+    [
+        (between(0, 1), ORDINARY, ""),
+        (between(-0.3, 1.3), ORDINARY, ""),  # as a step or two leave them
+        (between(0, 255), ORDINARY, "images: .* bytes"),
+        (between(-2, 2), ORDINARY, "images: .* normalised"),
+        (between(-1, 1), ORDINARY, "images: .* normalised"),
+        (between(0, 2), ORDINARY, "images: .* normalised"),
+        (between(0, 1), PROBABILITIES, "model: .* probabilities"),
+        (between(0, 1), PROBABILITIES.bfloat16().float(), "model: .* probabilities"),  # whose sum is rounded, too
+        (between(0, 1), PROBABILITIES.view(2, 3, 1, 1).expand(2, 3, 4, 4), "model: .* probabilities"),
+        (between(0, 1), PROBABILITIES * torch.tensor([[2.0], [1]]), ""),  # one row sums to two
+        (between(0, 1), PROBABILITIES / 2, ""),
+        (between(0, 1), torch.tensor([[1.5, -0.5], [0.5, 0.5]]), ""),  # they sum to one, but for a negative
+        (
+            between(0, 1),
+            torch.tensor([[0, 0.7], [0, 0.2]]),
+            "model: .* probabilities",
+        ),  # of one channel, after a sigmoid
+        (between(0, 1), torch.tensor([[0, 0.7], [0, 1.2]]), ""),
+        (between(0, 1), torch.tensor([[0, 0.7], [0, -0.2]]), ""),
+        (between(0, 1), torch.tensor([[0.5, 0.7], [0.1, 0.2]]), ""),
+        (torch.zeros(0, 1, 3, 4), torch.zeros(0, 3), ""),
+    ],
+)
+def test_units_that_are_seldom_meant(images: Tensor, logits: Tensor, message: str) -> None:
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        assert warn_of_units(images, logits) is False
+    assert len(caught) == bool(message)
+    assert all(re.match(f"{message}.*check=False", str(warning.message)) for warning in caught)

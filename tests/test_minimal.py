@@ -1,5 +1,6 @@
 """DeepFool and L-BFGS against foolbox, borders of affine networks and steps taken by hand."""
 
+import copy
 import math
 
 import pytest
@@ -59,6 +60,16 @@ def test_deepfool_takes_the_nearest_of_the_candidates():
     for candidates, step in steps.items():
         found = deepfool(model, x, label, candidates=candidates, bounds=None).images
         assert_close(found, 1.02 * (1 + BEYOND / norm(step)) * step, atol=1e-12, rtol=0)
+
+
+def test_deepfool_keeps_the_candidates_of_the_first_step():
+    """z = (2, 2 log x, 2.6 x - 3.6): at 1 class 1 is the second best, after a step of 1 to 2.02 class 2 is."""
+    model, first = nn.Module(), 1 + BEYOND
+    model.forward = lambda x: torch.cat([0 * x + 2, 2 * x.log(), 2.6 * x - 3.6], 1).flatten(1)
+    at = 1 + 1.02 * first
+    second = (2 - 2 * math.log(at)) / (2 / at) + BEYOND
+    found = deepfool(model, row(1), torch.tensor([0]), candidates=2, bounds=None)
+    assert_close(found.images, row(1 + 1.02 * (first + second)))
 
 
 def test_deepfool_of_pixels_by_hand():
@@ -166,7 +177,7 @@ def test_what_cannot_be_fooled_says_so(attack):
 @ATTACKS
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_label_maps(attack, share):
-    model, images = network("segment"), pictures(2)
+    model, images = network("segment"), pictures(1 if attack is lbfgs else 2)
     labels = model(images).argmax(1)
     labels[..., 0] = 255
     found = attack(model, images, labels, share=share)
@@ -199,10 +210,10 @@ def test_lbfgs_aims_at_a_label_map():
 @ATTACKS
 @pytest.mark.parametrize("kind", ["classify", "segment"])
 def test_an_image_does_not_depend_on_its_batch(attack, kind):
-    model, images = network(kind), pictures(3)
+    model, images = network(kind), pictures(2)
     labels = model(images).argmax(1)
     whole = attack(model, images, labels)
-    parts = [attack(model, images[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    parts = [attack(model, images[i : i + 1], labels[i : i + 1]) for i in range(2)]
     assert_close(torch.cat([part.images for part in parts]), whole.images, atol=1e-7, rtol=0)
     assert torch.equal(torch.cat([part.fooled for part in parts]), whole.fooled)
 
@@ -256,7 +267,11 @@ def test_fooled_counts_pixels():
     ("wrong", "message"),
     [
         ({"share": 0.0}, "share: got 0.0, expected 0 < share <= 1"),
+        ({"share": 1.5}, "share: got 1.5, expected 0 < share <= 1"),
         ({"labels": torch.zeros(5, 4)}, "labels: got torch.float32, expected integer classes"),
+        ({"labels": torch.zeros(5, dtype=torch.long).numpy()}, "labels: got ndarray, expected integer classes"),
+        ({"labels": torch.zeros(5, dtype=torch.bool)}, "labels: got torch.bool, expected integer classes"),
+        ({"labels": torch.zeros(5, dtype=torch.complex64)}, "labels: got torch.complex64, expected integer classes"),
         ({"labels": torch.zeros(4, dtype=torch.long)}, "labels: got 4 of them, expected one per image, 5"),
         ({"labels": torch.full((5,), 7)}, "labels: got class 7, expected 0 to 3 or void = 255"),
         ({"bounds": (0.5, 1)}, r"images: got values 0\.\d+ to 0\.\d+, expected within \(0.5, 1\)"),
@@ -270,3 +285,37 @@ def test_mistakes_are_named(attack, wrong, message):
     unknown = {"steps", "candidates"} if attack is lbfgs else {"iterations"}
     with pytest.raises(TypeError if unknown & {*wrong} else ValueError, match=None if unknown & {*wrong} else message):
         attack(network("classify"), **options)
+
+
+@ATTACKS
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_are_refused(attack, value):
+    model = network("classify")
+    model[3].bias.data[1] = value
+    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+        attack(model, pictures(), torch.zeros(5, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("attack", "kind", "options"),
+    [(deepfool, "classify", {}), (deepfool, "segment", {"share": 0.3}), (lbfgs, "classify", {"iterations": 10})],
+)
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_networks_in_half_precision(attack, kind, options, dtype):
+    model, images = network(kind).to(dtype), pictures(1).to(dtype)
+    labels = model(images).argmax(1)
+    found = attack(model, images, labels, **options)
+    expected = attack(copy.deepcopy(model).float(), images.float(), labels, **options)
+    assert found.images.dtype == torch.float32 and found.fooled.all()
+    assert fooled(model(found.images.to(dtype)), labels) >= options.get("share", 0.5)
+    moved, exactly = (each.images - images.float() for each in (found, expected))
+    assert torch.cosine_similarity(moved.flatten(1), exactly.flatten(1)).min() > 0.95
+    assert_close(norm(moved), norm(exactly), atol=0, rtol=0.15)
+
+
+@ATTACKS
+@pytest.mark.parametrize("kind", ["classify", "segment"])
+def test_an_empty_batch_stays_empty(attack, kind):
+    model, none = network(kind), pictures(0)
+    found = attack(model, none, model(none).argmax(1), bounds=(0.6, 0.7))
+    assert found.images.shape == none.shape and found.fooled.shape == (0,) and found.fooled.dtype == torch.bool
