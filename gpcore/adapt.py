@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gpcore.checks import expect
 from gpcore.cut import Cut, logits_of, untouched
 
 
@@ -61,8 +62,7 @@ def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> 
     Raises ValueError: views that are off, too far a shift, or a shift where the logits' size is not the images'.
     Source: Krizhevsky et al., NIPS 2012, section 4.1.
     """
-    if isinstance(views, str) and views not in VIEWS:
-        raise ValueError(f"views: got {views!r}, expected one of {', '.join(VIEWS)}")
+    expect("views", repr(views), not isinstance(views, str) or views in VIEWS, f"one of {', '.join(VIEWS)}")
     views = VIEWS[views] if isinstance(views, str) else views
     furthest = max((abs(view.shift) for view in views), default=0)
     if not views or views[0] != View() or not all(0 < view.scale < math.inf for view in views):

@@ -11,16 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gpcore.checks import check_images, expect, warn_of_units
 from gpcore.cut import Cut, Rest, untouched
-from gpcore.gradient import (
-    as_generator,
-    check_images,
-    differentiable,
-    logit_signal,
-    normalise,
-    pseudo_labels,
-    warn_of_units,
-)
+from gpcore.gradient import as_generator, differentiable, logit_signal, normalise, pseudo_labels
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]  # of B x C x H x W images: a loss of each, B, and its gradient
 Bounds = tuple[float, float] | None  # of the images' values
@@ -183,12 +176,6 @@ def wide(values: Tensor) -> Tensor:
 
 def norms(delta: Tensor) -> Tensor:
     return wide(torch.linalg.vector_norm(delta.flatten(1), dim=1))
-
-
-def expect(name: str, got: object, holds: object, expected: str) -> None:
-    """Raises ValueError unless what was expected of an argument holds."""
-    if not holds:
-        raise ValueError(f"{name}: got {got}, expected {expected}")
 
 
 def check_bounds(images: Tensor, bounds: Bounds, epsilon: float = 0.0, norm: str = "linf") -> None:

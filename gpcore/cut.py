@@ -18,6 +18,8 @@ from torch import Tensor, nn, overrides
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
+from gpcore.checks import expect, finite, single
+
 Rest = Callable[[Tensor], Any]  # from the tensor at the cut to the model's output
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -151,8 +153,7 @@ class Cut:
         if len(seen) != 1:
             found = f"called {len(seen)} times" if seen else "never called"
             raise ValueError(f"at: the output does not depend on one call of {at!r}, it is {found}")
-        if not isinstance(seen[0], Tensor):
-            raise ValueError(f"at: {at!r} returns {type(seen[0]).__name__}, expected a tensor")
+        expect("at", f"{at!r}, which returns {type(seen[0]).__name__}", isinstance(seen[0], Tensor), "a tensor")
         self.place = single(self.place)
 
     def _play(self, place: Tensor) -> Any:
@@ -282,8 +283,7 @@ def _find(model: nn.Module, at: str) -> nn.Module:
         if hasattr(m, "_orig_mod") or m._compiled_call_impl is not None or isinstance(m, torch.jit.ScriptModule):
             raise ValueError("at: the model is compiled or scripted, its modules are not called; give the original one")
     modules: dict[str, nn.Module] = {name: m for name, m in model.named_modules(remove_duplicate=False) if name}
-    if not isinstance(at, str):
-        raise ValueError(f"at: got {at!r}, expected the name of a module, such as {next(iter(modules), 'conv1')!r}")
+    expect("at", at, isinstance(at, str), f"the name of a module, such as {next(iter(modules), 'conv1')!r}")
     found = {n: m for n, m in modules.items() if n == at} or {n: m for n, m in modules.items() if n.endswith(f".{at}")}
     if len({*found.values()}) > 1:
         raise ValueError(f"at: {at!r} may be any of {', '.join(found)}")
@@ -309,15 +309,5 @@ def logits_of(output: Any) -> Tensor:
         expected = 'float logits B x K or B x K x h x w, alone, as "out" or "logits", or first in a tuple'
         raise ValueError(f"model: its output is {found}, expected {expected}")
     logits = single(logits)
-    if not finite(logits.detach()):
-        raise ValueError("model: its logits hold NaN or infinite values, expected finite ones")
+    expect("model", "logits with NaN or infinite values", finite(logits.detach()), "finite ones")
     return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
-
-
-def finite(tensor: Tensor) -> bool:
-    return bool(tensor.sum().isfinite() or tensor.isfinite().all())  # a sum is soon told, but may overflow
-
-
-def single(tensor: Tensor) -> Tensor:
-    """In single precision at least, in which perturbations far below one are still exact."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

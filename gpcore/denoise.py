@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpcore.checks import check_images, expect
 from gpcore.cut import Cut, logits_of, untouched
-from gpcore.gradient import check_images
 
 EPSILONS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.5, 1.0)  # the paper's step sizes, and its most steps
 STEPS = 50
@@ -49,12 +49,9 @@ class DAE(nn.Module):
         identity: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 1 <= join < len(widths):
-            raise ValueError(f"join: got {join}, expected a level from 1 to {len(widths) - 1}")
-        if identity and (not skips or widths[0] < classes):
-            raise ValueError(
-                f"identity: got skips {skips} and width {widths[0]}, expected skips and {classes} channels"
-            )
+        expect("join", join, 1 <= join < len(widths), f"a level from 1 to {len(widths) - 1}")
+        carried = not identity or (skips and widths[0] >= classes)
+        expect("identity", f"skips {skips} and width {widths[0]}", carried, f"skips and {classes} channels")
         self.join, self.switches, self.skips, self.scale = join, switches, skips, scale
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, (above, width) in enumerate(zip((classes, *widths), widths, strict=False)):
@@ -144,10 +141,8 @@ def iterative_inference(
     An example, B x K [x H x W], stops where the mean over its pixels of the norm of r(y) - y falls below `tolerance`,
     and keeps its last value.  Raises ValueError: an epsilon outside (0, 1] or fewer than one step.
     """
-    if not 0 < epsilon <= 1:
-        raise ValueError(f"epsilon: got {epsilon}, expected 0 < epsilon <= 1")
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}, expected at least 1")
+    expect("epsilon", epsilon, 0 < epsilon <= 1, "0 < epsilon <= 1")
+    expect("steps", steps, steps >= 1, "at least 1")
     trajectory, residuals, residual = [y], [], torch.zeros(len(y), device=y.device)
     running, used = torch.ones(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.long)
     for _ in range(steps):

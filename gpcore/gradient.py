@@ -3,20 +3,17 @@
 Sections and equations are those of Sankaranarayanan, Jain, Lim: Guided Perturbations, ICCV 2017.
 """
 
-import math
-import warnings
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gpcore.cut import Rest, finite, logits_of
+from gpcore.checks import check_classes, expect, finite
+from gpcore.cut import Rest, logits_of
 
 LABELS = ("onehot", "top2", "uniform", "random", "random-image")
 SIGNALS = ("ce", "eq5", "entropy")
 DIRECTIONS = ("sign", "linf", "l2")
-MEANT = "If that is meant, check=False keeps this silent."
 
 
 def pseudo_labels(
@@ -30,18 +27,16 @@ def pseudo_labels(
     """
     classes, size = logits.shape[1], (logits.shape[0], *logits.shape[2:])
     if isinstance(labels, Tensor) and labels.is_floating_point():
-        if labels.shape != logits.shape:
-            raise ValueError(f"labels: got a distribution of shape {[*labels.shape]}, expected {[*logits.shape]}")
+        found = f"a distribution of shape {[*labels.shape]}"
+        expect("labels", found, labels.shape == logits.shape, f"{[*logits.shape]}")
         off = (labels.sum(1) - 1).abs()
         if not (off < 1e-3).all() or (labels < 0).any():
             raise ValueError(f"labels: a distribution is >= 0 and sums to one over dim 1, it is off by {off.max():.3g}")
         return labels.to(logits)
     if not isinstance(labels, str):
         check_classes(labels)
-        if labels.shape != size:
-            raise ValueError(
-                f"labels: got {labels.dtype} of shape {[*labels.shape]}, expected an integer map of shape {[*size]}"
-            )
+        found = f"{labels.dtype} of shape {[*labels.shape]}"
+        expect("labels", found, labels.shape == size, f"an integer map of shape {[*size]}")
         labels = labels.to(logits.device, torch.int64)
         known = labels != void
         wrong = labels[known & ((labels < 0) | (labels >= classes))]
@@ -113,8 +108,7 @@ def differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[..., Ten
             raise ValueError(
                 f"at: the output does not depend on {at!r}" if at else "model: its output ignores the images"
             )
-        if not finite(reached):
-            raise ValueError("model: the gradient of its output holds NaN or infinite values, expected finite ones")
+        expect("model", "a gradient with NaN or infinite values", finite(reached), "a finite one")
         return reached
 
     return logits.detach(), backward
@@ -122,45 +116,6 @@ def differentiable(rest: Rest, place: Tensor) -> tuple[Tensor, Callable[..., Ten
 
 def as_generator(seed: int | torch.Generator) -> torch.Generator:
     return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-
-
-def check_images(images: Tensor) -> tuple[float, float]:
-    """The least and the largest value of finite floats B x C x H x W, inf and -inf of none.  Raises ValueError."""
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
-        found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {found}, expected floats B x C x H x W")
-    low, high = (value.item() for value in images.aminmax()) if images.numel() else (math.inf, -math.inf)
-    if not high - low < math.inf:
-        raise ValueError("images: got NaN or infinite values, expected finite ones")
-    return low, high
-
-
-def check_classes(labels: Tensor) -> None:
-    """Raises ValueError unless these are integers."""
-    if not isinstance(labels, Tensor) or labels.dtype == torch.bool or not torch.can_cast(labels.dtype, torch.int64):
-        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels: got {found}, expected integer classes")
-
-
-def warn_of_units(images: Tensor, logits: Tensor) -> Literal[False]:
-    """Warns of images far outside [0, 1] and of probabilities in the place of logits: seldom meant, but no errors."""
-    low, high = check_images(images)
-    if low < -0.5 or high > 1.5:
-        seen = "bytes" if high > 15 else "normalised images"
-        warnings.warn(
-            f"images: got values as of {seen}, expected [0, 1]; epsilon is in their units. {MEANT}", stacklevel=2
-        )
-    binary = logits.shape[1] == 2 and not logits[:, 0].any()
-    if (
-        logits.numel()
-        and logits.min() >= 0
-        and (logits.max() <= 1 if binary else (logits.sum(1) - 1).abs().max() < 1e-2)
-    ):
-        warnings.warn(
-            f"model: its outputs look like probabilities, expected logits, before the softmax or sigmoid. {MEANT}",
-            stacklevel=2,
-        )
-    return False
 
 
 def _onehot(labels: Tensor, classes: int, like: Tensor) -> Tensor:

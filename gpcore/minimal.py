@@ -8,9 +8,10 @@ import torch
 from scipy import optimize
 from torch import Tensor, nn
 
-from gpcore.attacks import Bounds, check_bounds, clip, cross_entropy, expect, norms, wide
+from gpcore.attacks import Bounds, check_bounds, clip, cross_entropy, norms, wide
+from gpcore.checks import check_classes, expect
 from gpcore.cut import Cut, Rest, logits_of, untouched
-from gpcore.gradient import check_classes, differentiable, normalise, pseudo_labels
+from gpcore.gradient import differentiable, normalise, pseudo_labels
 from gpcore.progress import progress
 
 BEYOND = 1e-4  # by which DeepFool steps over a border: where images are clipped it may else never get there

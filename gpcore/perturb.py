@@ -12,17 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpcore.checks import check_images, expect, warn_of_units
 from gpcore.cut import Cut, logits_of, untouched
-from gpcore.gradient import (
-    DIRECTIONS,
-    SIGNALS,
-    check_images,
-    differentiable,
-    logit_signal,
-    normalise,
-    pseudo_labels,
-    warn_of_units,
-)
+from gpcore.gradient import DIRECTIONS, SIGNALS, differentiable, logit_signal, normalise, pseudo_labels
 
 
 @dataclass(frozen=True)
@@ -78,8 +70,7 @@ def guide(
     as found.  Raises ValueError, naming the argument that is off.
     Source: section 3.1, figure 2; for the sign of epsilon and "eq5", appendix eq. (5).
     """
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}, expected at least 1")
+    expect("steps", steps, steps >= 1, "at least 1")
     _check(images, [epsilon], signal, direction, at, bounds)
     cut, trajectory = Cut(model, images, at), list[Tensor]()
     place = cut.place
@@ -161,8 +152,7 @@ def _weighted(signal: Tensor, logits: Tensor, weight: Callable[[Tensor], Tensor]
     if weight is None:
         return signal
     factors, expected = weight(logits), [len(logits), 1, *logits.shape[2:]]
-    if [*factors.shape] != expected:
-        raise ValueError(f"weight: gave factors of shape {[*factors.shape]}, expected {expected}")
+    expect("weight", f"factors of shape {[*factors.shape]}", [*factors.shape] == expected, f"{expected}")
     return signal * factors
 
 
@@ -175,14 +165,16 @@ def _check(
     bounds: tuple[float, float] | None,
 ) -> None:
     for epsilon in epsilons:
-        if not math.isfinite(epsilon):
-            raise ValueError(f"epsilon: got {epsilon}, expected a finite number")
+        expect("epsilon", epsilon, math.isfinite(epsilon), "a finite number")
     low, high = check_images(images)
-    if signal not in SIGNALS:
-        raise ValueError(f"signal: got {signal!r}, expected one of {', '.join(SIGNALS)}")
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction: got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
-    if bounds is not None and (at is not None or not bounds[0] < bounds[1]):
-        raise ValueError(f"bounds: got {bounds}, expected (low, high) with low < high, and only for images (at=None)")
-    if bounds is not None and not (bounds[0] <= low and high <= bounds[1]):
-        raise ValueError(f"images: got values {low:.4g} to {high:.4g}, expected them within bounds {bounds}")
+    expect("signal", repr(signal), signal in SIGNALS, f"one of {', '.join(SIGNALS)}")
+    expect("direction", repr(direction), direction in DIRECTIONS, f"one of {', '.join(DIRECTIONS)}")
+    if bounds is not None:
+        right = at is None and bounds[0] < bounds[1]
+        expect("bounds", bounds, right, "(low, high) with low < high, and only for images (at=None)")
+        expect(
+            "images",
+            f"values {low:.4g} to {high:.4g}",
+            bounds[0] <= low and high <= bounds[1],
+            f"them within bounds {bounds}",
+        )

@@ -16,13 +16,12 @@ from gpcore.attacks import (
     check_bounds,
     clip,
     cross_entropy,
-    expect,
     projected_gradient,
     random_noise,
     wide,
 )
+from gpcore.checks import check_classes, check_images, expect
 from gpcore.cut import Cut, untouched
-from gpcore.gradient import check_classes, check_images
 from gpcore.progress import progress
 
 

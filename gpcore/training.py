@@ -18,7 +18,8 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from gpcore import denoise, paths, refinement, tuning, weights
-from gpcore.attacks import expect, pgd
+from gpcore.attacks import pgd
+from gpcore.checks import expect
 from gpcore.crf import CRFRNN
 from gpcore.networks import load_imagenet_vgg16
 from gpcore.studies import STUDIES, study

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpcore.attacks import Bounds, check_bounds, clip, expect, project, random_noise
-from gpcore.cut import Cut, hooked, logits_of, single, untouched
-from gpcore.gradient import as_generator, check_images
+from gpcore.attacks import Bounds, check_bounds, clip, project, random_noise
+from gpcore.checks import check_images, expect, single
+from gpcore.cut import Cut, hooked, logits_of, untouched
+from gpcore.gradient import as_generator
 from gpcore.minimal import deepfool
 from gpcore.progress import progress
 

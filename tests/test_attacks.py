@@ -352,12 +352,12 @@ def test_what_is_seldom_meant_is_mentioned_once(scale, shift, last, message):
 def test_what_is_no_number_is_refused(attack, value):
     model, images, labels = network("segment"), pictures(), torch.zeros(5, 4, 5, dtype=torch.long)
     model[2].bias.data[1] = value
-    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+    with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
         attack(model, images, labels, 0.1)
     root = nn.Sequential(nn.ReLU(), *network("segment"))
     root[0].forward = torch.sqrt  # whose gradient is infinite at zero
     images[2, 1, 2, 3] = 0
-    with pytest.raises(ValueError, match="model: the gradient of its output holds NaN or infinite values"):
+    with pytest.raises(ValueError, match="model: got a gradient with NaN or infinite values"):
         bim(root, images, labels, 0.1, norm="l2")
 
 

@@ -292,7 +292,7 @@ def test_mistakes_are_named(attack, wrong, message):
 def test_logits_that_are_no_numbers_are_refused(attack, value):
     model = network("classify")
     model[3].bias.data[1] = value
-    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+    with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
         attack(model, pictures(), torch.zeros(5, dtype=torch.long))
 
 

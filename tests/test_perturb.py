@@ -618,7 +618,7 @@ def test_weight_scales_the_signal_of_every_pixel():
 
 def test_weight_of_another_shape_is_refused():
     network = torch.nn.Conv2d(2, 3, 1)
-    with pytest.raises(ValueError, match=r"weight: gave factors of shape \[1, 3, 4, 4\], expected \[1, 1, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"weight: got factors of shape \[1, 3, 4, 4\], expected \[1, 1, 4, 4\]"):
         guide(network, torch.rand(1, 2, 4, 4), 0.1, weight=lambda logits: logits)
 
 
@@ -659,7 +659,7 @@ def test_what_is_seldom_meant_is_mentioned_once(run: Any, scale: float, shift: f
 def test_logits_that_are_no_numbers(run: Any, value: float) -> None:
     model = network("segment")
     model[2].bias.data[1] = value
-    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+    with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
         run(model, pictures())
 
 
@@ -668,7 +668,7 @@ def test_logits_that_are_no_numbers(run: Any, value: float) -> None:
 def test_gradients_that_are_no_numbers(run: Any, direction: str) -> None:
     """The square root's, at zero."""
     model = nn.Sequential(nn.Identity(), Wired(lambda m, x: x.sqrt()), nn.Conv2d(3, 4, 1)).double()
-    with pytest.raises(ValueError, match="model: the gradient of its output holds NaN or infinite values"):
+    with pytest.raises(ValueError, match="model: got a gradient with NaN or infinite values"):
         run(model, pictures().clamp_min(0.5) - 0.5, direction=direction)
 
 

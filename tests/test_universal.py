@@ -246,7 +246,7 @@ def test_what_is_no_number_is_refused(value):
     model = network(act=nn.ReLU)
     model[3].bias.data[1] = value
     for attack in (uap, lambda model, images: fooling_rate(model, images, images[0])):
-        with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+        with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
             attack(model, pictures(2))
     model[0].bias.data[1] = abs(value)  # which a ReLU lets through
     with pytest.raises(ValueError, match=r"model: got an objective of (nan|-inf), expected finite activations"):

@@ -1,0 +1,64 @@
+"""The one way to refuse an argument, and what many functions expect of theirs."""
+
+import math
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MEANT = "If that is meant, check=False keeps this silent."
+
+
+def expect(name: str, got: object, holds: object, expected: str) -> None:
+    """Raises ValueError unless what was expected of an argument holds."""
+    if not holds:
+        raise ValueError(f"{name}: got {got}, expected {expected}")
+
+
+def check_images(images: Tensor) -> tuple[float, float]:
+    """The least and the largest value of finite floats B x C x H x W, inf and -inf of none.  Raises ValueError."""
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
+        found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images: got {found}, expected floats B x C x H x W")
+    low, high = (value.item() for value in images.aminmax()) if images.numel() else (math.inf, -math.inf)
+    if not high - low < math.inf:
+        raise ValueError("images: got NaN or infinite values, expected finite ones")
+    return low, high
+
+
+def check_classes(labels: Tensor) -> None:
+    """Raises ValueError unless these are integers."""
+    if not isinstance(labels, Tensor) or labels.dtype == torch.bool or not torch.can_cast(labels.dtype, torch.int64):
+        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels: got {found}, expected integer classes")
+
+
+def warn_of_units(images: Tensor, logits: Tensor) -> Literal[False]:
+    """Warns of images far outside [0, 1] and of probabilities in the place of logits: seldom meant, but no errors."""
+    low, high = check_images(images)
+    if low < -0.5 or high > 1.5:
+        seen = "bytes" if high > 15 else "normalised images"
+        warnings.warn(
+            f"images: got values as of {seen}, expected [0, 1]; epsilon is in their units. {MEANT}", stacklevel=2
+        )
+    binary = logits.shape[1] == 2 and not logits[:, 0].any()
+    if (
+        logits.numel()
+        and logits.min() >= 0
+        and (logits.max() <= 1 if binary else (logits.sum(1) - 1).abs().max() < 1e-2)
+    ):
+        warnings.warn(
+            f"model: its outputs look like probabilities, expected logits, before the softmax or sigmoid. {MEANT}",
+            stacklevel=2,
+        )
+    return False
+
+
+def finite(tensor: Tensor) -> bool:
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())  # a sum is soon told, but may overflow
+
+
+def single(tensor: Tensor) -> Tensor:
+    """In single precision at least, in which perturbations far below one are still exact."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
