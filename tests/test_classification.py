@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import relu
 
 from gpcore import paths
-from gpcore.datasets.classification import Pictures
+from gpcore.datasets.classification import OBJECTS, Pictures
 from gpcore.datasets.digits import handwriting
 from gpcore.networks import cifar_net, lenet
 
@@ -43,6 +43,7 @@ def test_cifar10_binary_version_is_read_and_split(tmp_path, monkeypatch):
         assert label == row[0]
         planes = row[1:].reshape(3, 32, 32) / np.float32(255)  # red, green, blue, each row by row
         np.testing.assert_allclose(picture, planes, atol=1e-7)
+    assert " ".join(OBJECTS) == "airplane automobile bird cat deer dog frog horse ship truck"  # its batches.meta.txt
 
 
 @pytest.mark.parametrize(

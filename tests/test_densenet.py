@@ -53,6 +53,7 @@ def test_a_layer_is_fed_with_the_input_and_all_earlier_layers():
     block = literal(
         DenseBlock(1, 1, 3, 0.0), {"layers.0.2": [[2]], "layers.1.2": [[3, 5]], "layers.2.2": [[7, 11, 13]]}
     )
+    assert {(layer[2].padding, layer[2].dilation) for layer in block.layers} == {((1, 1), (1, 1))}
     assert block(torch.ones(1, 1, 1, 1)).flatten().tolist() == [2, 13, 7 + 22 + 169]
     assert block(-torch.ones(1, 1, 1, 1)).flatten().tolist() == [0, 0, 0]  # a ReLU before each
 

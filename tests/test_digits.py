@@ -41,6 +41,7 @@ def test_shapes_types_and_range():
     )
     assert 0 <= image.min() < image.max() <= 1
     assert 2 <= len(labels.unique()) <= 7
+    assert digits.VOID == 255  # which none of them has
 
 
 def test_no_class_dominates():

@@ -102,7 +102,7 @@ def test_dropout_acts_in_training_alone(name):
     assert network(image).max() == 1
     assert network.train()(image).max() == 0
     with torch.device("meta"):
-        assert fcn_vgg16(2).get_submodule(name).p == 0.1
+        assert fcn_vgg16(2).get_submodule(name).p == 0.1 and fcn_vgg16(2, 32).stride == 32
 
 
 def test_errors():
