@@ -1,3 +1,8 @@
+"""The denoising autoencoder and iterative inference, by hand and on networks cut at a module."""
+
+import copy
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -52,6 +57,37 @@ def test_unpooling_puts_each_maximum_back_where_it_was():
     assert (out - block).tolist() == [[0, 0, 6, 0], [0, 5, 0, 0], [0, 0, 0, 0], [7, 0, 0, 16]]
 
 
+def test_without_switches_values_are_spread_bilinearly():
+    """The second level leaves 8, everywhere: between the rows 5 6 / 7 8 of the first one's pool lie quarters."""
+    block = torch.tensor([[1.0, 2, 6, 3], [3, 5, 2, 1], [1, 2, 2, 1], [7, 3, 4, 8]])
+    dae = DAE(1, 1, widths=(1, 1), join=1, switches=False, skips=True)
+    with torch.no_grad():
+        for conv in (*dae.down, *dae.up):
+            conv.weight.zero_()[0, 0, 1, 1] = 1
+            conv.bias.zero_()
+        out = dae(block.view(1, 1, 4, 4), torch.zeros(1, 1, 2, 2))[0, 0] - block
+    assert out.tolist() == [
+        [13, 13.25, 13.75, 14],
+        [13.5, 13.75, 14.25, 14.5],
+        [14.5, 14.75, 15.25, 15.5],
+        [15, 15.25, 15.75, 16],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "factors"),
+    [({}, [2, 2, 2]), ({"switches": False}, [1, 1, 1]), ({"skips": True, "identity": 1.0}, [0.2, 0.2, 2])],
+)
+def test_weights_keep_the_variance_at_first(options, factors):
+    """Standard deviations sqrt(2 / inputs) down, and up 2 / sqrt(inputs), as most of what is unpooled are zeros."""
+    torch.manual_seed(0)
+    dae = DAE(40, 30, widths=(60, 50, 40), join=1, **options)
+    for down, up, inputs, width, factor in zip(dae.down, dae.up, (40, 90, 50), (60, 50, 40), factors, strict=True):
+        random = down.weight[40:] if factor < 1 and width == 60 else down.weight  # the first ones carry y
+        assert random.std().item() == pytest.approx(math.sqrt(2 / (9 * inputs)), rel=0.05)
+        assert up.weight[:, :, 0].std().item() == pytest.approx(factor / math.sqrt(9 * width), rel=0.05)
+
+
 @pytest.mark.parametrize("size", [(24, 20), (23, 21), (17, 33)])
 @pytest.mark.parametrize("options", [{}, {"skips": True}, {"switches": False}])
 def test_dae_keeps_any_size(size, options):
@@ -67,10 +103,14 @@ def test_dae_conditions_on_features():
 def test_dae_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"h: got size \[24, 20\], expected \[6, 5\], that of pool number 2"):
         small()(pair()[0], torch.zeros(2, 5, 24, 20))
-    with pytest.raises(ValueError, match="join: got 6, expected a level from 1 to 5"):
-        DAE(3, 5, join=6)
-    with pytest.raises(ValueError, match="identity: got skips True and width 2, expected skips and 3 channels"):
-        DAE(3, 5, widths=(2, 4, 4), join=1, skips=True, identity=8)
+    for join in (0, 6):
+        with pytest.raises(ValueError, match=f"join: got {join}, expected a level from 1 to 5"):
+            DAE(3, 5, join=join)
+    for skips, width in ((True, 2), (False, 4)):
+        with pytest.raises(
+            ValueError, match=f"identity: got skips {skips} and width {width}, expected skips and 3 chan"
+        ):
+            DAE(3, 5, widths=(width, 4, 4), join=1, skips=skips, identity=8)
 
 
 def test_dae_that_starts_as_the_identity():
@@ -118,6 +158,27 @@ def test_first_step_by_hand():
     assert first == pytest.approx([0.2 + 0.25 * 0.8, 0.8 - 0.25 * 0.8])
     assert second == pytest.approx([0.4 + 0.25 * 0.6, 0.6 - 0.25 * 0.6])
     assert found.residuals[:, 0].tolist() == pytest.approx([0.8 * 2**0.5, 0.6 * 2**0.5])
+
+
+def test_residuals_are_means_over_pixels_of_norms_over_classes():
+    y = torch.tensor([[[3.0, 0], [4, 2]]]).view(1, 2, 1, 2)
+    found = iterative_inference(torch.zeros_like, y, 0.5, steps=2, bounds=None, tolerance=1.75)  # 3.5, then 1.75
+    assert found.residuals.flatten().tolist() == [3.5, 1.75]
+    assert found.used.tolist() == [2]
+    assert iterative_inference(torch.zeros_like, y, 0.5, steps=2, bounds=None, tolerance=1.8).used.tolist() == [1]
+
+
+def test_who_has_stopped_does_not_start_again():
+    """Nor is a reconstruction asked for when all have: of two, one far away at 1, 3 and 4, the other at 2."""
+    far, calls = torch.tensor([[1.0, 0, 1, 1], [0, 1, 0, 1]]), []
+
+    def reconstruct(y):
+        calls.append(None)
+        return y + far[:, len(calls) - 1].view(2, 1)
+
+    found = iterative_inference(reconstruct, torch.zeros(2, 1), 0.5, steps=4, bounds=None)
+    assert found.used.tolist() == [1, 0] and len(calls) == 2
+    assert found.trajectory[..., 0].tolist() == [[0, 0], *[[0.5, 0]] * 4]
 
 
 def test_full_step_is_the_reconstruction():
@@ -193,24 +254,61 @@ def test_candidate_is_the_networks_softmax_and_features():
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+class Segmenter(nn.Module):
+    """Returns torchvision's dictionary; its DAE is given the module `down`, or half the images."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.down, self.score = nn.Conv2d(3, 5, 4, 4), nn.Conv2d(5, 3, 1)
+
+    def forward(self, images):
+        return {"out": nn.functional.interpolate(self.score(self.down(images)), scale_factor=4)}
+
+
 def test_refine_on_any_network_with_a_feature_map():
-    """A network that returns torchvision's dictionary, its DAE given the module `down`."""
-
-    class Segmenter(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.down, self.score = nn.Conv2d(3, 5, 4, 4), nn.Conv2d(5, 3, 1)
-
-        def forward(self, images):
-            return {"out": nn.functional.interpolate(self.score(self.down(images)), scale_factor=4)}
-
-    torch.manual_seed(1)
     network, images = Segmenter(), torch.rand(2, 3, 24, 20)
-    found = denoise.refine(network, small(), images, 1.0, at="down", steps=1)
-    y = network(images)["out"].softmax(1)
-    assert torch.allclose(found.trajectory[0], y, atol=1e-6)
-    assert torch.allclose(found.trajectory[1], small()(y, network.down(images)).softmax(1), atol=1e-6)
-    assert not found.trajectory.requires_grad
+    found = denoise.refine(network, small(), images, 0.5, at="down", steps=2)
+    y = [network(images)["out"].softmax(1)]
+    for _ in range(2):
+        y.append((y[-1] + small()(y[-1], network.down(images)).softmax(1)) / 2)
+    torch.testing.assert_close(found.trajectory, torch.stack(y).detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("at", ["down", None])
+def test_refine_refuses_what_is_no_number(at):
+    network, images = Segmenter(), torch.rand(2, 3, 24, 20)
+    wrong = [
+        (images.index_fill(2, torch.tensor([3]), value), "images: got NaN or inf") for value in (math.nan, math.inf)
+    ]
+    for each, message in (*wrong, ((255 * images).byte(), "images: got torch.uint8 .* expected floats")):
+        with pytest.raises(ValueError, match=message):
+            denoise.refine(network, small(), each, 0.5, at=at)
+    network.score.bias.data[1] = math.nan
+    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+        denoise.refine(network, small(), images, 0.5, at=at)
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_networks_in_half_precision(dtype):
+    network, images, dae = Segmenter().to(dtype), torch.rand(2, 3, 24, 20).to(dtype), small(switches=False).to(dtype)
+    y, h = denoise.candidate(network, images, "down")
+    assert y.dtype == torch.float32 and torch.equal(y, network(images)["out"].float().softmax(1))
+    assert h.dtype == dtype and torch.equal(h, network.down(images))
+    assert torch.equal(denoise.candidate(network, images, None)[1], images)
+    found = denoise.refine(network, dae, images, 0.02, at="down", steps=5).trajectory
+    exactly = [copy.deepcopy(each).float() for each in (network, dae)]
+    expected = denoise.refine(*exactly, images.float(), 0.02, at="down", steps=5).trajectory
+    assert found.dtype == torch.float32
+    moved, exact = (each.diff(dim=0).flatten(2) for each in (found, expected))  # by a fiftieth, in float32 each time
+    assert torch.cosine_similarity(moved, exact, 2).min() > 0.95
+
+
+def test_an_empty_batch_stays_empty():
+    found = denoise.refine(Segmenter(), small(), torch.rand(0, 3, 24, 20), 0.5, at="down", steps=4)
+    assert [each.shape for each in found] == [(5, 0, 3, 24, 20), (0,), (4, 0)]
+    found = iterative_inference(shift, torch.zeros(0, 2), 0.5, steps=4)
+    assert [each.shape for each in found] == [(5, 0, 2), (0,), (4, 0)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

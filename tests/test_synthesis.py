@@ -1,5 +1,6 @@
 """Inpainting and generation against optima worked out by hand; the objective, its bound and what it may depend on."""
 
+import copy
 import io
 import math
 
@@ -324,10 +325,15 @@ def test_high_frequency_of_waves_and_noise():
         ({"step_size": math.nan}, "step_size: got nan, expected a finite number, at least 0"),
         ({"norm": "l1"}, "norm: got 'l1', expected one of linf, l2"),
         ({"outside": -1}, "outside: got -1, expected a finite number, at least 0"),
+        ({"outside": math.inf}, "outside: got inf, expected a finite number, at least 0"),
         ({"noise": math.inf}, "noise: got inf, expected a finite number, at least 0"),
+        ({"noise": -0.1}, "noise: got -0.1, expected a finite number, at least 0"),
         ({"images": 2 * scene()[0]}, r"images: got values 0\.\d+ to 1\.\d+, expected within \(0.0, 1.0\)"),
         ({"labels": scene()[1].clamp_max(4)}, "labels: got class 4, expected 0 to 3 or void = 255"),
         ({"labels": scene()[1].double()}, "labels: got torch.float64, expected integer classes"),
+        ({"labels": scene()[1].numpy()}, "labels: got ndarray, expected integer classes"),
+        ({"labels": scene()[1] > 1}, "labels: got torch.bool, expected integer classes"),
+        ({"labels": scene()[1] * 1j}, "labels: got torch.complex64, expected integer classes"),
         ({"labels": scene(4)[1]}, r"labels: got torch.int64 of shape \[4, 4, 5\], expected an integer map of shape"),
         ({"mask": scene(4)[2]}, r"mask: got torch.bool of shape \[4, 4, 5\], expected torch.bool of shape \[5, 4, 5\]"),
         ({"mask": scene()[2].int()}, r"mask: got torch.int32 of shape \[5, 4, 5\], expected torch.bool of shape"),
@@ -337,3 +343,49 @@ def test_mistakes_are_named(wrong, message):
     options = dict(zip(("images", "labels", "mask"), scene(), strict=True)) | wrong
     with pytest.raises(ValueError, match=message):
         inpaint(network(), **options)
+
+
+def test_images_without_a_network_are_checked_too():
+    images, labels, mask = scene()
+    for wrong in (images[0], (255 * images).byte()):
+        for run in (lambda x: fill(x, mask), lambda x: generate(network(), x, labels)):
+            with pytest.raises(ValueError, match=r"images: got .* expected floats B x C x H x W"):
+                run(wrong)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_refused(value):
+    model, (images, labels, mask) = network(), scene()
+    model.network[2].bias.data[1] = value
+    for run in (lambda: inpaint(model, images, labels, mask), lambda: generate(model, images, labels)):
+        with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+            run()
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_networks_in_half_precision(dtype):
+    model, (images, labels, mask) = network().to(dtype), scene()
+    images, exactly = images.to(dtype), copy.deepcopy(model).float()
+    for run, holes, options in ((inpaint, [mask], {"epsilon": 0.3}), (generate, [], {"epsilon": 0.01})):
+        options |= {"step_size": options["epsilon"] / 4, "steps": 6}
+        found, expected = (
+            run(m, x, labels, *holes, **options) for m, x in ((model, images), (exactly, images.float()))
+        )
+        assert found.images.dtype == found.losses.dtype == torch.float32
+        start = fill(images.float(), *holes or [torch.ones_like(mask)])
+        moved, exact = ((each.images - start).flatten(1) for each in (found, expected))
+        assert (size(moved, "l2") <= options["epsilon"] + 1e-7).all()
+        assert torch.cosine_similarity(moved, exact).min() > 0.95
+        assert_close(found.losses, expected.losses, atol=0, rtol=0.02)
+        assert (found.losses.amin(0) < found.losses[0]).all()
+
+
+def test_an_empty_batch_stays_empty():
+    model, (images, labels, mask) = network(), scene(0)
+    for found in (
+        inpaint(model, images, labels, mask, steps=3, bounds=(0.6, 0.7)),
+        generate(model, images, labels, steps=3, noise=0.1),
+    ):
+        assert found.images.shape == (0, 3, 4, 5) and found.losses.shape == (4, 0)
+    assert fill(images, mask).shape == images.shape
+    assert hole_error(images, images, mask).shape == high_frequency(images).shape == (0,)
