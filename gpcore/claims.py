@@ -22,11 +22,14 @@ def _sign(low: float, high: float) -> Outcome:
     return True if low > 0 else False if high < 0 or low == high else None
 
 
-def _above_zero(n: Numbers, name: str, stem: str | None = None) -> Outcome:
-    """Whether n[name] > 0, by its interval where given; that of fcn8s_gain is fcn8s_low, fcn8s_high."""
-    stem = name.removesuffix("gain") if stem is None else stem
-    low, high = (n.get(f"{name}_{end}", n.get(f"{stem}{end}", n[name])) for end in ("low", "high"))
-    return _sign(low, high)
+def _above_zero(n: Numbers, *names: str) -> Outcome:
+    """Whether each n[name] > 0, by its interval where given; that of fcn8s_gain is fcn8s_low, fcn8s_high."""
+    outcomes = []
+    for name in names:
+        stem = name.removesuffix("gain")
+        low, high = (n.get(f"{name}_{end}", n.get(f"{stem}{end}", n[name])) for end in ("low", "high"))
+        outcomes.append(_sign(low, high))
+    return _all(*outcomes)
 
 
 def _intervals(n: Numbers, *networks: str) -> Outcome:
@@ -57,13 +60,11 @@ def _each(n: Numbers, suffix: str) -> list[str]:
 # covers zero.
 CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "GP-01": lambda n: _intervals(n, "fcn32s", "fcn8s"),
-    "GP-02": lambda n: _all(*(_above_zero(n, name) for name in _each(n, "_gain"))),
+    "GP-02": lambda n: _above_zero(n, *_each(n, "_gain")),
     "GP-03": lambda n: min(n[name] for name in _each(n, "_ratio")) > 1,
     "GP-04": lambda n: n["corrected_distance"] > n["base_error_distance"],
     "GP-05": lambda n: n["newly_wrong_distance"] < n["corrected_distance"],
-    "GP-06": lambda n: (
-        n["pool1"] < n["pool2"] < n["pool3"] < n["pool4"] < n["pool5"] and n["pool2"] > 1  # per cent
-    ),
+    "GP-06": lambda n: n["pool1"] < n["pool2"] < n["pool3"] < n["pool4"] < n["pool5"] and n["pool2"] > 1,  # per cent
     "GP-07": lambda n: n["correlation"] > 0.3,
     "GP-08": lambda n: _reaches(n, "truth_gain", 3, "gp_gain") and n["truth_gain"] > 3,
     "GP-09": lambda n: _all(n["sign_agreement_low"] > 0.5, _sign(n["gain_low"], n.get("gain_high", n["gain_low"]))),
@@ -78,8 +79,8 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "GP-17": lambda n: _reaches(n, "improved", 0.9, "classes"),
     "GP-18": lambda n: _all(_above_zero(n, "input_gain"), _reaches(n, "pool4_gain", 0.85, "input_gain")),
     "GP-19": lambda n: n["time_ratio"] <= 0.7,
-    "GP-20": lambda n: _above_zero(n, "gp_minus_crf", stem=""),
-    "GP-21": lambda n: _all(_above_zero(n, "both_minus_crf"), _above_zero(n, "both_minus_gp")),
+    "GP-20": lambda n: _above_zero({**n, "gain": n["gp_minus_crf"]}, "gain"),  # its ends are low, high alone
+    "GP-21": lambda n: _above_zero(n, "both_minus_crf", "both_minus_gp"),
     "GP-22": lambda n: _above_zero(n, "margin"),  # of one-hot's best over the best of the others
     "GP-23": lambda n: n["random"] <= n["half_width"],
     "GP-24": lambda n: _all(n["uniform_epsilon"] < 0, _above_zero(n, "uniform_gain")),
@@ -90,9 +91,9 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "GP-29": _mcnemar,
     "GP-30": lambda n: _sign(n["segmentation"] - n["classification_high"], n["segmentation"] - n["classification_low"]),
     "DAE-01": lambda n: n["cosine"] > 0.95,
-    "DAE-02": lambda n: _above_zero(n, "gain", stem=""),
+    "DAE-02": lambda n: _above_zero(n, "gain"),
     "DAE-03": lambda n: _above_zero(n, "difference"),
-    "DAE-04": lambda n: _all(*(_above_zero(n, name) for name in ("over_crf", "over_context", "over_crfrnn"))),
+    "DAE-04": lambda n: _above_zero(n, "over_crf", "over_context", "over_crfrnn"),
     "DAE-05": lambda n: _above_zero(n, "difference"),
     "DAE-06": lambda n: n["worst_class"] >= 0,
     "DAE-07": lambda n: n["pole"] < 0,
@@ -104,14 +105,14 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "ROB-02": lambda n: n["rb"] > 2 * n["pre"],
     "ROB-03": lambda n: _above_zero(n, "at_over_rb"),
     "ROB-04": lambda n: _above_zero(n, "pre_over_at"),
-    "ROB-05": lambda n: _all(_above_zero(n, "bim_over_fgsm"), _above_zero(n, "pgd_over_bim")),
+    "ROB-05": lambda n: _above_zero(n, "bim_over_fgsm", "pgd_over_bim"),
     "ROB-06": lambda n: n["share"] > 25,  # per cent of the white-box drop
     "ROB-07": lambda n: n["images"] >= 50,
     "ROB-08": lambda n: _reaches(n, "data_free", 2, "noise") and n["data_free"] > 0,
     "ROB-09": lambda n: _all(n["at_below_pre"] >= 80, n["high_pre"] > 2 * n["high_at"]),  # per cent
-    "ROB-10": lambda n: _all(_above_zero(n, "pre_over_rb"), _above_zero(n, "rb_over_at")),
+    "ROB-10": lambda n: _above_zero(n, "pre_over_rb", "rb_over_at"),
     "ROB-11": lambda n: n["variation"] > 0.25,
-    "ROB-12": lambda n: _all(_above_zero(n, "at_over_chance"), _above_zero(n, "at_over_pre")),
+    "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
     "ROB-13": lambda n: n["correlation"] > 0.6,
     "LEC-14": lambda n: _above_zero(n, "gain"),
 }
@@ -159,10 +160,8 @@ def ledger(study: str) -> pd.DataFrame:
 
 def ledgers(studies: Iterable[str]) -> pd.DataFrame:
     """The ledgers of those studies on which a claim was tried, with a column `study`."""
-    every = {name: ledger(name) for name in studies}
-    return pd.concat(
-        [rows.assign(study=name) for name, rows in every.items() if rows["verdict"].isin(list(VERDICTS.values())).any()]
-    )
+    every = [ledger(name).assign(study=name) for name in studies]
+    return pd.concat([rows for rows in every if rows["verdict"].isin(list(VERDICTS.values())).any()])
 
 
 def compact(rows: pd.DataFrame) -> pd.DataFrame:

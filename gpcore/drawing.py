@@ -67,27 +67,28 @@ def quality_rows(found: Mapping[str, Tensor], images: Tensor, mask: Tensor) -> p
     rows, start = [], synthesis.fill(images, mask)
     for method, pictures in found.items():
         drawn, missing = (cut_out(each - start, mask) for each in (pictures, images))
-        values = torch.stack(
-            [
-                255 * synthesis.hole_error(pictures, images, mask),
-                peak_signal_noise_ratio(pictures, images, data_range=1.0, reduction="none", dim=(1, 2, 3)),
-                structural_similarity_index_measure(pictures, images, data_range=1.0, reduction="none"),  # type: ignore[list-item]
-                100 * synthesis.high_frequency(drawn),
-                torch.cosine_similarity(drawn.flatten(1), missing.flatten(1)),
-            ],
-            1,
-        )
-        rows += [(image, method, *each) for image, each in enumerate(values.tolist())]
+        values: list[Any] = [
+            255 * synthesis.hole_error(pictures, images, mask),
+            peak_signal_noise_ratio(pictures, images, data_range=1.0, reduction="none", dim=(1, 2, 3)),
+            structural_similarity_index_measure(pictures, images, data_range=1.0, reduction="none"),
+            100 * synthesis.high_frequency(drawn),
+            torch.cosine_similarity(drawn.flatten(1), missing.flatten(1)),
+        ]
+        rows += [(image, method, *each) for image, each in enumerate(torch.stack(values, 1).tolist())]
     return pd.DataFrame(rows, columns=["image", "method", "error", "psnr", "ssim", "high", "cosine"])
+
+
+def _columns(columns: Mapping[str, Tensor], count: int) -> list[list[Panel]]:
+    """The first pictures or label maps of every column but the mean colour's, one to a row, under its name."""
+    shown = [
+        ("image" if each.dim() == 4 else "labels", each, title) for title, each in columns.items() if title != COLOUR
+    ]
+    return [[Panel(kind, each[i], "" if i else title) for kind, each, title in shown] for i in range(count)]
 
 
 def picture_panels(found: Mapping[str, Tensor], images: Tensor, mask: Tensor, count: int) -> list[list[Panel]]:
     """The first images, one to a row: as they are, with their hole, and filled in every way but the mean colour."""
-    columns = {"image": images, "hole": found[COLOUR].masked_fill(mask.unsqueeze(1), 1.0)}
-    columns |= {method: pictures for method, pictures in found.items() if method != COLOUR}
-    return [
-        [Panel("image", pictures[i], "" if i else title) for title, pictures in columns.items()] for i in range(count)
-    ]
+    return _columns({"image": images, "hole": found[COLOUR].masked_fill(mask.unsqueeze(1), 1.0), **found}, count)
 
 
 def hole_panels(found: Mapping[str, Tensor], images: Tensor, mask: Tensor, count: int) -> list[list[Panel]]:
@@ -110,14 +111,12 @@ def location_rows(
     images, truth = image.expand(len(corners), -1, -1, -1), labels.expand(len(corners), -1, -1)
     mask = squares((height, width), corners, side)
     found = synthesis.inpaint(network, images, truth, mask, **settings).images
-    quality = quality_rows({"error": found, COLOUR: synthesis.fill(images, mask)}, images, mask)
-    errors = quality.pivot(index="image", columns="method", values="error")
+    drawn, plain = (quality_rows({"": each}, images, mask) for each in (found, synthesis.fill(images, mask)))
     rows = pd.DataFrame(corners, columns=["top", "left"])
     rows["label"] = [int(labels[0, top + side // 2, left + side // 2]) for top, left in corners]
     alone = (labels == torch.tensor(rows["label"].to_numpy()).view(-1, 1, 1)) | ~mask
     rows["inside"] = alone.flatten(1).all(1).tolist()
-    rows["error"], rows["mean_colour"] = errors["error"], errors[COLOUR]
-    rows["cosine"] = quality.loc[quality["method"] == "error", "cosine"].to_numpy()
+    rows["error"], rows["mean_colour"], rows["cosine"] = drawn["error"], plain["error"], drawn["cosine"]
     return rows, found
 
 
@@ -159,11 +158,9 @@ def generations(
     networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, **settings: Any
 ) -> dict[str, Tensor]:
     """Images of which the networks were given the labels and the mean colour, where each began; that comes first."""
-    everywhere = torch.ones_like(images[:, 0], dtype=torch.bool)
-    found = {COLOUR: synthesis.fill(images, everywhere)}
-    for name, network in networks.items():
-        found[name] = synthesis.generate(network, images, labels, **settings).images
-    return found
+    start = synthesis.fill(images, torch.ones_like(images[:, 0], dtype=torch.bool))
+    drawn = {name: synthesis.generate(network, images, labels, **settings).images for name, network in networks.items()}
+    return {COLOUR: start, **drawn}
 
 
 def judged_rows(judge: nn.Module, found: Mapping[str, Tensor], labels: Tensor) -> pd.DataFrame:
@@ -179,9 +176,4 @@ def judged_rows(judge: nn.Module, found: Mapping[str, Tensor], labels: Tensor) -
 
 def generated_panels(found: Mapping[str, Tensor], labels: Tensor, count: int) -> list[list[Panel]]:
     """The first label maps, one to a row, and what each network made of them."""
-    drawn = {method: pictures for method, pictures in found.items() if method != COLOUR}
-    return [
-        [Panel("labels", labels[i], "" if i else "labels")]
-        + [Panel("image", pictures[i], "" if i else method) for method, pictures in drawn.items()]
-        for i in range(count)
-    ]
+    return _columns({"labels": labels, **found}, count)

@@ -1,7 +1,7 @@
 """One drawing style, and panels of pictures: images, label maps, changes, signals. Functions return the figure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,27 +27,18 @@ CHANGES = {
 
 def use_style() -> None:
     """Sets matplotlib's rcParams for every figure of the project."""
-    settings: dict[Any, Any] = {
-        "figure.dpi": 100,
-        "savefig.dpi": 200,
-        "pdf.fonttype": 42,
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "axes.labelsize": 8,
-        "legend.fontsize": 7,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.3,
-        "grid.linewidth": 0.5,
-        "lines.linewidth": 1.3,
-        "legend.frameon": False,
-        "image.interpolation": "nearest",
-        "axes.prop_cycle": cycler(color=OKABE_ITO),
-    }
-    plt.rcParams.update(settings)
+    plt.rc("figure", dpi=100)
+    plt.rc("savefig", dpi=200)
+    plt.rc("pdf", fonttype=42)
+    plt.rc("font", size=8)
+    plt.rc("axes", titlesize=8, labelsize=8, grid=True, prop_cycle=cycler(color=OKABE_ITO))
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("xtick", labelsize=7)
+    plt.rc("ytick", labelsize=7)
+    plt.rc("legend", fontsize=7, frameon=False)
+    plt.rc("grid", alpha=0.3, linewidth=0.5)
+    plt.rc("lines", linewidth=1.3)
+    plt.rc("image", interpolation="nearest")
 
 
 class Panel(NamedTuple):
@@ -78,9 +69,8 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
         axes.imshow(data.transpose(1, 2, 0).clip(0, 1))  # a perturbed image may leave [0, 1] by epsilon
     elif panel.kind == "withheld":
         axes.imshow(np.full((*data.shape[-2:], 3), 0.93))
-        axes.text(
-            0.5, 0.5, "photograph\nnot reproduced", transform=axes.transAxes, ha="center", va="center", fontsize=6
-        )
+        text = "photograph\nnot reproduced"
+        axes.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=6)
     elif panel.kind == "labels":
         palette = np.full((256, 3), 255, np.uint8)
         palette[: len(study.colours)] = study.colours
@@ -93,9 +83,7 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
         low, colours = (-limit, "RdBu_r") if panel.kind == "signed" else (0.0, "viridis")
         axes.imshow(data, cmap=colours, vmin=low, vmax=limit)
         title = f"{title} ({'±' if low else '0 to '}{limit:.2g})"
-    axes.set_title(title)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(title=title, xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set_visible(False)
 
@@ -107,13 +95,8 @@ def grid(
     height, width = rows[0][0].data.shape[-2:]
     cell = PAGE / len(rows[0])
     titles = sum(0.22 if any(panel.title for panel in row) else 0.06 for row in rows)
-    figure, axes = plt.subplots(
-        len(rows),
-        len(rows[0]),
-        figsize=(PAGE, 0.95 * len(rows) * cell * height / width + titles + 0.45),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (PAGE, 0.95 * len(rows) * cell * height / width + titles + 0.45)
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False, layout="constrained")
     for y, row in enumerate(rows):
         for x, panel in enumerate(row):
             show(axes[y, x], panel, study)

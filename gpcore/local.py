@@ -1,17 +1,19 @@
 """One patch under the loupe: how the scores of a 3 x 3 neighbourhood at `score_fr` move with epsilon (figure 6)."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, one_hot, pad
+from torch.nn.functional import interpolate, normalize, one_hot, pad
 
 from gpcore import metrics
 from gpcore.experiments import changes
 from gpcore.figures import change_map
+from gpcore.networks.vgg import cropped
 from gpcore.perturb import guide, sweep
 from gpcore.study import Study
 
@@ -55,9 +57,7 @@ class Swept(NamedTuple):
 @contextlib.contextmanager
 def watch(network: nn.Module) -> Iterator[list[Tensor]]:
     """A list that takes in the B x K x h x w scores at `score_fr` of every forward pass made inside the block.
-
-    Raises ValueError where the network has no such layer.
-    """
+    Raises ValueError where the network has no such layer."""
     layer = dict(network.named_children()).get("score_fr")
     if layer is None:
         raise ValueError(f"network: got a {type(network).__name__}, expected one with a layer score_fr: an FCN")
@@ -113,38 +113,27 @@ def most_corrected(measured: Measured) -> Place:
 def rank_sums(before: Tensor, after: Tensor, truth: Tensor) -> Tensor:
     """Score changes of P pixels, added up: per line their sum, the sum of their sizes and the number of pixels, 6 x 3.
 
-    Line 0 is the true class; line r the class on rank r of the scores before, without pixels where it is the true one.
-
-    Args:
-        before, after: scores P x K.
-        truth: true classes, P.
+    From scores P x K before and after. Line 0 is the true class, of `truth` (P); line r the class on rank r of the
+    scores before, without pixels where it is the true one.
     """
     ranked = before.topk(min(RANKS, before.shape[1]), 1).indices
     classes = torch.cat([truth[:, None], ranked], 1)
-    counted = torch.cat([torch.ones_like(truth[:, None], dtype=torch.bool), ranked != truth[:, None]], 1).double()
+    counted = (classes != truth[:, None]).double()
+    counted[:, 0] = 1.0
     change = (after - before).double().gather(1, classes) * counted
     return torch.stack([change.sum(0), change.abs().sum(0), counted.sum(0)], 1)
 
 
 def neighbour_correlations(moved: Tensor, around: Tensor | None = None) -> Tensor:
-    """How alike the score changes of neighbouring cells are: N x 8 x (h - 2) x (w - 2), in [-1, 1].
+    """How alike the score changes of neighbouring cells are: N x K x h x w to N x 8 x (h - 2) x (w - 2), in [-1, 1].
 
     For every inner cell, Pearson's correlation over the K classes between its score changes and those of each of its
-    eight neighbours. A cell whose scores all change equally has no direction and counts as 0.
-
-    Args:
-        moved: score changes N x K x h x w.
-        around: maps to take the neighbours from instead.
+    eight neighbours, taken from the maps `around` where given. A cell whose scores all change equally has no direction
+    and counts as 0.
     """
-    centre, others = (_unit(m) for m in (moved, moved if around is None else around))
+    maps = [each.double() for each in (moved, moved if around is None else around)]
+    centre, others = (normalize(each - each.mean(1, keepdim=True)) for each in maps)
     return (centre[..., None, 1:-1, 1:-1] * neighbours(others)).sum(1)
-
-
-def _unit(moved: Tensor) -> Tensor:
-    """Score changes of every cell without their mean over classes, scaled to length 1."""
-    centred = moved.double() - moved.double().mean(1, keepdim=True)
-    length: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    return centred / length.clamp_min(1e-12)
 
 
 def measure(study: Study, name: str, split: str, count: int | None = None) -> Measured:
@@ -160,8 +149,7 @@ def measure(study: Study, name: str, split: str, count: int | None = None) -> Me
         with watch(network) as seen:
             guided = guide(network, x, epsilon)
         fixed = changes(guided.before.argmax(1), guided.after.argmax(1), y, study.void)["corrected"]
-        size = y.shape[1:]
-        coarse = [interpolate(s, scale_factor=CELL, mode="bilinear")[..., : size[0], : size[1]] for s in seen]
+        coarse = [cropped(interpolate(s, scale_factor=CELL, mode="bilinear"), y) for s in seen]
         for i, mask in enumerate(fixed):
             for scores, (before, after) in {"output": guided.trajectory, "score_fr": coarse}.items():
                 sums = rank_sums(before[i, :, mask].T, after[i, :, mask].T, y[i, mask])
@@ -174,6 +162,11 @@ def measure(study: Study, name: str, split: str, count: int | None = None) -> Me
     return Measured(scenes, torch.stack(corrected), torch.cat(predicted), torch.cat(moved), ranks)
 
 
+def _mean(sums: Tensor, counts: Tensor) -> metrics.Interval:
+    """The mean of what N images' sums and counts add up, with its interval over images."""
+    return metrics.bootstrap(lambda s, c: s.sum() / c.sum(), sums, counts)
+
+
 def rank_table(measured: Measured) -> pd.DataFrame:
     """Mean score change of a corrected pixel's true class and of its rivals by rank, with its interval over images.
 
@@ -182,9 +175,8 @@ def rank_table(measured: Measured) -> pd.DataFrame:
     table = []
     for (scores, rank), part in measured.ranks.groupby(["scores", "rank"]):
         change, size, pixels = (torch.tensor(part[c].to_numpy()) for c in ("change", "size", "pixels"))
-        interval = metrics.bootstrap(lambda c, p: c.sum() / p.sum(), change, pixels)
         name = f"rival, rank {rank}" if rank else "true class"
-        table.append((scores, name, *interval, (size.sum() / pixels.sum()).item(), int(pixels.sum())))
+        table.append((scores, name, *_mean(change, pixels), (size.sum() / pixels.sum()).item(), int(pixels.sum())))
     return pd.DataFrame(table, columns=["scores", "class", "change", "low", "high", "size", "pixels"])
 
 
@@ -198,16 +190,16 @@ def correlation_table(measured: Measured) -> pd.DataFrame:
     alien = neighbour_correlations(measured.moved, measured.moved.roll(1, 0))
     same = neighbours(measured.predicted) == measured.predicted[:, None, 1:-1, 1:-1]
     every = torch.ones_like(same)
+    kinds = {
+        "all eight neighbours": (own, every),
+        "neighbours of the same predicted class": (own, same),
+        "neighbours of another": (own, ~same),
+        "the same eight places in another image": (alien, every),
+    }
     table = []
-    for cells, values, counted in (
-        ("all eight neighbours", own, every),
-        ("neighbours of the same predicted class", own, same),
-        ("neighbours of another", own, ~same),
-        ("the same eight places in another image", alien, every),
-    ):
+    for cells, (values, counted) in kinds.items():
         sums, pairs = (values * counted).sum((1, 2, 3)), counted.sum((1, 2, 3))
-        interval = metrics.bootstrap(lambda s, p: s.sum() / p.sum(), sums, pairs)
-        table.append((cells, *interval, int(pairs.sum())))
+        table.append((cells, *_mean(sums, pairs), int(pairs.sum())))
     return pd.DataFrame(table, columns=["cells", "correlation", "low", "high", "pairs"])
 
 
@@ -233,24 +225,12 @@ def score_rows(study: Study, swept: Swept, place: Place) -> pd.DataFrame:
     y, x = neighbourhood(swept.truth.shape, place.row, place.column)
     nine = swept.scores[..., y, x]
     top = nine[swept.factors.index(0.0)].amax((1, 2)).topk(min(RANKS, nine.shape[1])).indices.sort().values
-    names = dict(enumerate(study.classes))
-    rows = [
-        (
-            place.scene,
-            place.row + i - 1,
-            place.column + j - 1,
-            names.get(int(swept.truth[y, x][i, j]), "void"),
-            factor,
-            factor * swept.epsilon,
-            names[int(scores[:, i, j].argmax())],
-            names[k],
-            scores[k, i, j].item(),
-        )
-        for i in range(3)
-        for j in range(3)
-        for factor, scores in zip(swept.factors, nine, strict=True)
-        for k in top.tolist()
-    ]
-    return pd.DataFrame(
-        rows, columns=["scene", "row", "column", "true", "factor", "epsilon", "predicted", "class", "score"]
-    )
+    names, rows = dict(enumerate(study.classes)), []
+    for i, j in itertools.product(range(3), range(3)):
+        cell = (place.scene, place.row + i - 1, place.column + j - 1)
+        true = names.get(int(swept.truth[y, x][i, j]), "void")
+        for factor, scores in zip(swept.factors, nine[..., i, j], strict=True):
+            step = (true, factor, factor * swept.epsilon, names[int(scores.argmax())])
+            rows += [(*cell, *step, names[k], scores[k].item()) for k in top.tolist()]
+    columns = ["scene", "row", "column", "true", "factor", "epsilon", "predicted", "class", "score"]
+    return pd.DataFrame(rows, columns=columns)

@@ -85,11 +85,8 @@ def guided(network: nn.Module, pictures: Tensor, labels: Tensor, epsilons: Seque
 
 
 def guided_by_signs(network: nn.Module, pictures: Tensor, classes: Tensor, epsilon: float) -> Tensor:
-    """Classes predicted as the paper's formula is printed, x + epsilon mean_i sign(g_i) over neighbours i: N.
-
-    Args:
-        classes: N x k, the neighbours' classes.
-    """
+    """Classes predicted as the paper's formula is printed, x + epsilon mean_i sign(g_i) over neighbours i, of the
+    `classes` N x k: N."""
     predicted = []
     for x, near in zip(pictures.split(500), classes.split(500), strict=True):
         signs = [guide(network, x, 0.0, labels=column).signal.sign() for column in near.unbind(1)]
@@ -110,17 +107,15 @@ def choose(study: Study, name: str, counts: Sequence[int] = range(1, 11)) -> dic
     found = {layer: nearest(memory.features[layer], val.features[layer], max(counts)) for layer in layers}
     near = {(layer, k): memory.classes[found[layer][:, :k]] for layer in layers for k in counts}
     labels = torch.stack([shares(each, classes) for each in near.values()])
-    mixed = [torch.stack([interpolated(val.logits, label, w).argmax(1) for label in labels]) for w in WEIGHTS]
-    predicted = {
-        "guided": guided(study.network(name), val.pictures, labels, study.epsilons),
-        "vote": torch.stack([vote(each, classes) for each in near.values()])[None],
-        "interpolated": torch.stack(mixed),
+    methods: dict[str, tuple[Sequence[float], Tensor]] = {
+        "guided": (study.epsilons, guided(study.network(name), val.pictures, labels, study.epsilons)),
+        "vote": ((0.0,), torch.stack([vote(each, classes) for each in near.values()])[None]),
+        "interpolated": (WEIGHTS, torch.stack([interpolated(val.logits, labels, w).argmax(-1) for w in WEIGHTS])),
     }
-    steps = {"guided": study.epsilons, "vote": (0.0,), "interpolated": WEIGHTS}
     rows = [
         (method, *setting, step, accuracy)
-        for method, chosen in predicted.items()
-        for step, row in zip(steps[method], _accuracy(chosen, val.classes).tolist(), strict=True)
+        for method, (steps, predicted) in methods.items()
+        for step, row in zip(steps, _accuracy(predicted, val.classes).tolist(), strict=True)
         for setting, accuracy in zip(near, row, strict=True)
     ]
     frame = pd.DataFrame(rows, columns=["method", "layer", "k", "step", "accuracy"]).set_index("method").round(4)
@@ -129,8 +124,8 @@ def choose(study: Study, name: str, counts: Sequence[int] = range(1, 11)) -> dic
     return {
         "val": _accuracy(val.logits.argmax(1), val.classes).item(),
         "epsilon": usual["step"].item(),
-        "grid": {method: {layer: best[method, layer].tolist() for layer in layers} for method in steps},
-        **{method: frame.loc[[method]].nlargest(1, "accuracy").to_dict("records")[0] for method in steps},
+        "grid": {method: {layer: best[method, layer].tolist() for layer in layers} for method in methods},
+        **{method: frame.loc[[method]].nlargest(1, "accuracy").to_dict("records")[0] for method in methods},
     }
 
 
@@ -192,7 +187,7 @@ def panels(study: Study, name: str, tested: Tested, which: Sequence[int]) -> lis
         step = epsilon * done.signal[0].sign().mean(0)
         steps.append(Panel("signed", step, f"{truth}: {said} → {now}", epsilon))
         shown = [x[0], done.images[0], *tested.neighbours[i]]
-        titles = [f"a {truth}, taken for {said}", f"now for {now}", *("neighbour" for _ in range(USUAL))]
+        titles = [f"a {truth}, taken for {said}", f"now for {now}", *["neighbour"] * USUAL]
         pictures = [Panel("image", p.expand(3, -1, -1), t) for p, t in zip(shown, titles, strict=True)]
         rows.append([pictures[0], steps[-1]._replace(title="step"), *pictures[1:]])
     return rows if study.photographs else [steps[i : i + 3] for i in range(0, len(steps), 3)]

@@ -14,18 +14,26 @@ from matplotlib.patches import Patch, Rectangle
 from gpcore.figures import CHANGES, COLUMN, OKABE_ITO, PAGE
 from gpcore.tables import NAMES, PUBLISHED
 
+MARKERS = "osD^v"
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+
+
+def _reach(rows: pd.DataFrame, value: str) -> np.ndarray:
+    """How far the interval (columns low, high) reaches below and above a column: 2 x rows, as `errorbar` takes it."""
+    reach: np.ndarray = np.abs(rows[["low", "high"]].to_numpy().T - rows[value].to_numpy())
+    return reach
+
 
 def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """mIoU gain of every network with its interval, beside the published gains."""
     figure, axes = plt.subplots(figsize=(COLUMN, 1.2 + 0.3 * len(rows)), layout="constrained")
     y = np.arange(len(rows))
-    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["gain"].to_numpy())
-    axes.errorbar(rows["gain"], y, xerr=spread, fmt="o", capsize=3, label="ours, 95 % over images")
+    axes.errorbar(rows["gain"], y, xerr=_reach(rows, "gain"), fmt="o", capsize=3, label="ours, 95 % over images")
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED))
     axes.plot(given["guided"] - given["base"], y, "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(yticks=y, yticklabels=rows["network"].map(NAMES), xlabel="gain (mIoU points)")
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    names = rows["network"].map(NAMES)
+    axes.set(yticks=y, yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlabel="gain (mIoU points)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1))
     return figure
 
@@ -45,10 +53,9 @@ def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = 
 def intervals(rows: pd.DataFrame, *, x: str, label: str) -> Figure:
     """Means with their intervals (columns mean, low, high) over a categorical x."""
     figure, axes = plt.subplots(figsize=(max(COLUMN, 0.5 * len(rows)), 2.2), layout="constrained")
-    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
-    axes.errorbar(rows[x], rows["mean"], yerr=spread, fmt="o", capsize=3)
+    axes.errorbar(rows[x], rows["mean"], yerr=_reach(rows, "mean"), fmt="o", capsize=3)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(ylabel=label)
+    axes.set_ylabel(label)
     return figure
 
 
@@ -56,11 +63,9 @@ def points(rows: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
     """Values with their intervals (columns low, high) along x, a line for each y, one colour and marker per hue."""
     names, labels = list(rows[hue].unique()), list(rows[y].unique())
     figure, axes = plt.subplots(figsize=(PAGE * 0.6, 0.9 + 0.42 * len(labels)), layout="constrained")
-    for i, name in enumerate(names):
-        part = rows[rows[hue] == name]
+    for i, (name, part) in enumerate(rows.groupby(hue, sort=False)):
         height = part[y].map(labels.index) + 0.24 * (i - (len(names) - 1) / 2)
-        spread = np.abs(part[["low", "high"]].to_numpy().T - part[x].to_numpy())
-        axes.errorbar(part[x], height, xerr=spread, fmt="osD^v"[i], capsize=2, label=name, markersize=4)
+        axes.errorbar(part[x], height, xerr=_reach(part, x), fmt=MARKERS[i], capsize=2, label=name, markersize=4)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
     axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.4, 1))
@@ -70,8 +75,7 @@ def points(rows: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
 def trade(rows: pd.DataFrame, published: pd.DataFrame, *, x: str, y: str, label: str) -> Figure:
     """Ours with intervals (columns low, high) and the published points in the plane of x and y, each one named."""
     figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6), layout="constrained")
-    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows[y].to_numpy())
-    axes.errorbar(rows[x], rows[y], yerr=spread, fmt="o", capsize=3, label="ours, 95 % over images")
+    axes.errorbar(rows[x], rows[y], yerr=_reach(rows, y), fmt="o", capsize=3, label="ours, 95 % over images")
     axes.plot(published[x], published[y], "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
     for part, offset in ((rows, (4, 3)), (published, (5, -8))):
         for row in part.to_dict("records"):
@@ -106,7 +110,7 @@ def table(rows: pd.DataFrame, *, x: str, y: str, value: str) -> Figure:
     largest = wide.abs().to_numpy().max()
     limit = min(10.0, largest)
     bar = {"label": "gain (mIoU points)", "extend": "both" if largest > limit else "neither"}
-    colours: dict[str, Any] = {"cmap": "RdBu", "vmin": -limit, "vmax": limit, "cbar_kws": bar}
+    colours = {"cmap": "RdBu", "vmin": -limit, "vmax": limit, "cbar_kws": bar}
     sns.heatmap(wide, annot=text, fmt="", annot_kws={"fontsize": 7}, ax=axes, **colours)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(length=0)
@@ -119,10 +123,8 @@ def explained(rows: pd.DataFrame, *, columns: Mapping[str, str]) -> Figure:
     figure, panels = plt.subplots(1, len(columns), figsize=(PAGE, 2.6), sharey=True, layout="constrained")
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         for i, (kind, part) in enumerate(rows.groupby("kind", sort=False)):
-            spread = np.abs(part[["low", "high"]].to_numpy().T - part["gain"].to_numpy())
-            axes.errorbar(
-                part[column], part["gain"], yerr=spread, fmt="osD^v"[i], markersize=4, elinewidth=0.6, label=kind
-            )
+            bars = {"yerr": _reach(part, "gain"), "elinewidth": 0.6}
+            axes.errorbar(part[column], part["gain"], fmt=MARKERS[i], markersize=4, label=kind, **bars)
         axes.axhline(0, color="black", linewidth=0.8, linestyle="--")
         axes.set_xlabel(label)
     panels[0].set_ylabel("gain (mIoU points)")
@@ -197,11 +199,8 @@ def histograms(rows: pd.DataFrame) -> Figure:
 
 
 def score_field(field: pd.DataFrame, paths: pd.DataFrame) -> Figure:
-    """The learned and the true score as arrows on one scale, and the paths of iterative inference, each to its dot.
-
-    Args:
-        field: `score.field`.  paths: `score.climb`.
-    """
+    """The learned and the true score (`score.field`) as arrows on one scale, and the paths of iterative inference
+    (`score.climb`), each to its dot."""
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.85), sharex=True, sharey=True, layout="constrained")
     scale = 8 * np.hypot(field["u"], field["v"]).max()
     for ax, (kind, part), colour in zip(axes, field.groupby("kind", sort=False), OKABE_ITO, strict=False):
@@ -246,38 +245,32 @@ def verdicts(rows: pd.DataFrame) -> Figure:
 def neighbourhood(rows: pd.DataFrame, marked: float) -> Figure:
     """Scores over epsilon in each of nine cells, `marked` a multiple of the tuned one; rows of `local.score_rows`."""
     classes = list(rows["class"].unique())
-    looks: list[tuple[str, Any, str]] = list(
-        zip(OKABE_ITO, ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1))), "os^Dv", strict=False)
-    )
+    looks: dict[str, dict[str, Any]] = {
+        name: {"color": colour, "linestyle": dashes, "marker": marker}
+        for name, colour, dashes, marker in zip(classes, OKABE_ITO, DASHES, "os^Dv", strict=False)
+    }
+    chosen: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (2, 2))}
     figure, axes = plt.subplots(3, 3, figsize=(PAGE, 5.9), sharex=True, sharey=True, layout="constrained")
     for ax, ((row, column, true), cell) in zip(axes.flat, rows.groupby(["row", "column", "true"]), strict=True):
-        for name, (colour, dashes, marker) in zip(classes, looks, strict=False):
+        for name, look in looks.items():
             part, wide = cell[cell["class"] == name], 2.6 if name == true else 1.0
-            ax.plot(
-                part["factor"], part["score"], color=colour, linestyle=dashes, linewidth=wide,
-                marker=marker, markersize=2 + wide, markevery=2,
-            )  # fmt: skip
+            ax.plot(part["factor"], part["score"], linewidth=wide, markersize=2 + wide, markevery=2, **look)
         right = cell.drop_duplicates("factor").set_index("factor")["predicted"]
-        ax.fill_between(
-            right.index, 0, 1, where=right == true, step="mid", transform=ax.get_xaxis_transform(),
-            color="#E6E6E6", linewidth=0, zorder=0,
-        )  # fmt: skip
+        whole: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": "#E6E6E6", "linewidth": 0, "zorder": 0}
+        ax.fill_between(right.index, 0, 1, where=right == true, step="mid", **whole)
         ax.axhline(0, color="black", linewidth=0.6)
         ax.axvline(0, color="black", linewidth=0.6)
-        ax.axvline(marked, color="black", linewidth=0.9, linestyle=(0, (2, 2)))
+        ax.axvline(marked, **chosen)
         truth = f"true {true}" if true in classes else f"true {true} (not drawn)"
         ax.set_title(f"cell ({row}, {column}): {truth}\npredicted {right[0.0]} → {right[marked]}", fontsize=7)
     tuned = (rows["epsilon"] / rows["factor"])[rows["factor"] != 0].iloc[0]
     axes[2, 1].set_xlabel(f"ε, in multiples of the tuned {tuned:.3g}")
     axes[1, 0].set_ylabel("score at score_fr")
-    handles: list[Any] = [
-        Line2D([], [], color=c, linestyle=d, marker=m, markersize=3.5, label=name)
-        for name, (c, d, m) in zip(classes, looks, strict=False)
-    ]
-    handles += [
+    handles = [
+        *(Line2D([], [], markersize=3.5, label=name, **look) for name, look in looks.items()),
         Line2D([], [], color="black", linewidth=2.6, label="thick: the cell's true class"),
         Patch(color="#E6E6E6", label="the true class is on top"),
-        Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (2, 2)), label="the ε after the arrow →"),
+        Line2D([], [], label="the ε after the arrow →", **chosen),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5, handlelength=3)
     return figure

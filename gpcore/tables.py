@@ -32,6 +32,16 @@ def points(value: float, low: float, high: float) -> str:
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def _miou(counts: Tensor) -> float:
+    """mIoU in per cent of N images' counts, N x K x K."""
+    return 100 * metrics.miou(counts.sum(0)).item()
+
+
+def _gains(rows: pd.DataFrame) -> list[str]:
+    """The columns gain, low, high as `points`."""
+    return [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)]
+
+
 def gain_rows(measured: Mapping[str, tuple[Tensor, pd.DataFrame]], epsilons: Mapping[str, float]) -> pd.DataFrame:
     """For each network's `experiments.guided_counts`: base and guided mIoU, the gain with its interval, and pixels."""
     rows = []
@@ -40,8 +50,8 @@ def gain_rows(measured: Mapping[str, tuple[Tensor, pd.DataFrame]], epsilons: Map
             {
                 "network": name,
                 "epsilon": epsilons[name],
-                "base": 100 * metrics.miou(before.sum(0)).item(),
-                "guided": 100 * metrics.miou(after.sum(0)).item(),
+                "base": _miou(before),
+                "guided": _miou(after),
                 **dict(zip(("gain", "low", "high"), metrics.gain(before, after), strict=True)),
                 "base_accuracy": 100 * metrics.accuracy(before.sum(0)).item(),
                 "guided_accuracy": 100 * metrics.accuracy(after.sum(0)).item(),
@@ -55,18 +65,17 @@ def gain_rows(measured: Mapping[str, tuple[Tensor, pd.DataFrame]], epsilons: Map
 def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Base, guided and gain of `gain_rows` beside the published ones, and the difference of the gains."""
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED)).set_index(rows.index)
-    paper_gain = given["guided"] - given["base"]
     table = pd.DataFrame(
         {
             "network": rows["network"].map(NAMES),
             "ε": rows["epsilon"].map("{:g}".format),
             "base": rows["base"],
             "+GP": rows["guided"],
-            "gain [95 %]": [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)],
+            "gain [95 %]": _gains(rows),
             "corrected : newly wrong": rows["corrected"] / rows["newly_wrong"],
             "paper base": given["base"],
             "paper +GP": given["guided"],
-            "gain − paper's": rows["gain"] - paper_gain,
+            "gain − paper's": rows["gain"] - (given["guided"] - given["base"]),
         }
     )
     return table.set_index("network").map(lambda x: "–" if x != x else x if isinstance(x, str) else f"{x:.2f}")
@@ -76,14 +85,12 @@ def gain_table(
     counts: Mapping[str, Tensor], values: Sequence[float], *, base: int, name: str = "epsilon"
 ) -> pd.DataFrame:
     """mIoU and its gain over setting number `base`, with intervals, for labelled V x N x K x K counts of V settings."""
-    rows = []
-    for label, matrices in counts.items():
-        for value, after in zip(values, matrices, strict=True):
-            gain = metrics.gain(matrices[base], after)
-            rows.append(
-                {"label": label, name: value, "miou": 100 * metrics.miou(after.sum(0)).item(), **gain._asdict()}
-            )
-    return pd.DataFrame(rows).rename(columns={"value": "gain"})
+    rows = [
+        (label, value, _miou(after), *metrics.gain(matrices[base], after))
+        for label, matrices in counts.items()
+        for value, after in zip(values, matrices, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["label", name, "miou", "gain", "low", "high"])
 
 
 def differences(counts: Any, pairs: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:
@@ -109,15 +116,14 @@ def method_gains(counts: Mapping[tuple[str, int], Mapping[str, Tensor]]) -> pd.D
     rows = []
     for (kind, severity), found in counts.items():
         alone, *_ = found.values()
-        for method, matrices in found.items():
-            score, gain = 100 * metrics.miou(matrices.sum(0)).item(), metrics.gain(alone, matrices)
-            rows.append((f"{kind} {severity}" if severity else "clean", method, score, *gain))
+        condition = f"{kind} {severity}" if severity else "clean"
+        rows += [(condition, method, _miou(after), *metrics.gain(alone, after)) for method, after in found.items()]
     return pd.DataFrame(rows, columns=["condition", "method", "miou", "gain", "low", "high"])
 
 
 def best(counts: Mapping[str, Tensor]) -> str:
     """The method with the highest mIoU, by its N x K x K counts; of equals the first."""
-    return max(counts, key=lambda method: metrics.miou(counts[method].sum(0)).item())
+    return max(counts, key=lambda method: _miou(counts[method]))
 
 
 def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
@@ -139,7 +145,7 @@ def paired_table(rows: pd.DataFrame, paper: Mapping[str, float]) -> pd.DataFrame
         {
             "method": rows["method"],
             "accuracy (%)": rows["accuracy"].map("{:.2f}".format),
-            "gain [95 %]": [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)],
+            "gain [95 %]": _gains(rows),
             "corrected : newly wrong": rows["corrected"].map(str) + " : " + rows["newly_wrong"].map(str),
             "p (McNemar)": rows["p"].map("{:.2g}".format),
             "paper (%)": ["–" if x != x else f"{x:.2f}" for x in given],
@@ -158,10 +164,10 @@ def class_gains(counts: Tensor | Sequence[Tensor], classes: Sequence[str]) -> pd
     before, after = (100 * metrics.class_iou(c.sum(0)) for c in counts)
     rows = []
     for k, name in enumerate(classes):
-        interval = metrics.bootstrap(
+        gain = metrics.bootstrap(
             lambda a, b, k=k: 100 * (metrics.class_iou(b.sum(0)) - metrics.class_iou(a.sum(0)))[k], *counts
         )
-        rows.append((name, before[k].item(), after[k].item(), *interval))
+        rows.append((name, before[k].item(), after[k].item(), *gain))
     return pd.DataFrame(rows, columns=["class", "base", "guided", "gain", "low", "high"])
 
 
@@ -219,10 +225,10 @@ def image_spread(counts: Mapping[str, Tensor]) -> pd.DataFrame:
 
 def by_group(rows: pd.DataFrame, by: str, value: str, *, scale: float = 1.0) -> pd.DataFrame:
     """Mean of `value` in each group, times `scale`, with its interval; one row of `rows` per image and group."""
-    table = []
-    for group, part in rows.groupby(by, sort=False):
-        interval = metrics.bootstrap(torch.mean, scale * torch.tensor(part[value].to_numpy()))
-        table.append((group, *interval))
+    table = [
+        (group, *metrics.bootstrap(torch.mean, scale * torch.tensor(part[value].to_numpy())))
+        for group, part in rows.groupby(by, sort=False)
+    ]
     return pd.DataFrame(table, columns=[by, "mean", "low", "high"])
 
 
@@ -233,18 +239,14 @@ def margin(rows: pd.DataFrame, value: str, method: str, other: str, *, scale: fl
 
 
 def distance_medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median distance to the boundary of each kind of pixel, over all pixels, with its interval over images.
-
-    Args:
-        rows: `experiments.change_rows`.
-    """
+    """Median distance to the boundary of each kind of pixel of `experiments.change_rows`, with its interval over
+    images."""
     images, far = rows["image"].max() + 1, rows["distance"].max() + 1
     table = []
     for kind, part in rows.groupby("kind", sort=False):
         histogram = np.zeros((images, far))
         np.add.at(histogram, (part["image"], part["distance"]), part["pixels"])
-        interval = metrics.bootstrap(_median, torch.from_numpy(histogram))
-        table.append((kind, int(histogram.sum()), *interval))
+        table.append((kind, int(histogram.sum()), *metrics.bootstrap(_median, torch.from_numpy(histogram))))
     return pd.DataFrame(table, columns=["kind", "pixels", "median", "low", "high"])
 
 
@@ -277,11 +279,7 @@ def by_class(counts: Mapping[str, Tensor], classes: Sequence[str]) -> pd.DataFra
 
 
 def per_class(counts: Tensor, classes: Sequence[str], published: pd.DataFrame) -> pd.DataFrame:
-    """`by_class` of one method, a line per score, beside published scores of the same names.
-
-    Args:
-        published: columns score and published.
-    """
+    """`by_class` of one method, a line per score, beside those of the same names in `published` (score, published)."""
     table = by_class({"ours": counts}, classes).set_index("method").T.rename_axis("score").reset_index()
     table.columns.name = None
     return table.merge(published[["score", "published"]], how="left", on="score")

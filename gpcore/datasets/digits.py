@@ -96,8 +96,7 @@ def _mosaic(split: str, index: int, seed: int, noise: float) -> tuple[Tensor, Te
     rng = np.random.default_rng([seed, list(EXAMPLES).index(split), index])
     cells, classes = _cells(rng), rng.permutation(len(CLASSES))
     finer = np.full(len(CLASSES), len(SCENE_CLASSES) - 1)
-    image = 0.5 + _smooth(rng, 3, (4, 5)) * 0.1
-    image = image + _scratches(rng)
+    image = 0.5 + _smooth(rng, 3, (4, 5)) * 0.1 + _scratches(rng)
     for cell in cells.unique().tolist():
         if classes[cell] != GROUND:
             mask = cells == cell

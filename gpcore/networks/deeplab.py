@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.networks.vgg import SMALL, VGG16, Stages, Trunk
+from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
 
 
 class DeepLab(Trunk):
@@ -40,11 +40,9 @@ class DeepLab(Trunk):
         self.upscore = nn.Upsample(scale_factor=8, mode="bilinear")
 
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
         deepest = self.features(images)[1][4]
         scores = torch.stack([self.run(names, deepest) for names in self.branches]).sum(0)
-        logits: Tensor = self.upscore(scores)
-        return logits[..., :height, :width]
+        return cropped(self.upscore(scores), images)
 
 
 def deeplab_vgg16(classes: int) -> DeepLab:
@@ -54,4 +52,4 @@ def deeplab_vgg16(classes: int) -> DeepLab:
 
 def deeplab_small(classes: int) -> DeepLab:
     """The same shape for digit mosaics; the dilations fit their 12 x 16 cells of stride 8."""
-    return DeepLab(classes, SMALL, 64, rates=(1, 2, 4, 6), batch_norm=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return DeepLab(classes, SMALL, 64, rates=(1, 2, 4, 6), **MOSAICS)

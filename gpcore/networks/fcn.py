@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gpcore.networks.vgg import SMALL, VGG16, Stages, Trunk
+from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
 
 
 class FCN(Trunk):
@@ -44,21 +44,18 @@ class FCN(Trunk):
         _, pools = self.features(images)
         scores = [self.score_fr(self.run(self.head, pools[4]))]
         if self.stride <= 16:
-            scores.append(_sum(self.upscore2(scores[-1]), self.score_pool4(pools[3])))
+            scores.append(cropped(self.upscore2(scores[-1]), pools[3]) + self.score_pool4(pools[3]))
         if self.stride <= 8:
-            scores.append(_sum(self.upscore_pool4(scores[-1]), self.score_pool3(pools[2])))
+            scores.append(cropped(self.upscore_pool4(scores[-1]), pools[2]) + self.score_pool3(pools[2]))
         return scores
 
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        logits: Tensor = self.upscore(self.scores(images)[-1])
-        return logits[..., :height, :width]
+        return cropped(self.upscore(self.scores(images)[-1]), images)
 
     def supervised(self, images: Tensor) -> list[Tensor]:
         """Logits at every stride down to this network's, for training all heads on one trunk together."""
-        size = images.shape[-2:]
         return [
-            nn.functional.interpolate(s, scale_factor=32 // 2**i, mode="bilinear")[..., : size[0], : size[1]]
+            cropped(nn.functional.interpolate(s, scale_factor=32 // 2**i, mode="bilinear"), images)
             for i, s in enumerate(self.scores(images))
         ]
 
@@ -75,13 +72,7 @@ class CropClassifier(FCN):
     def forward(self, images: Tensor) -> Tensor:
         return self.scores(images)[-1].mean((2, 3))
 
-    def supervised(self, images: Tensor) -> list[Tensor]:
-        """Logits B x K of every output that training supervises."""
-        return [self(images)]
-
-
-def _sum(coarse: Tensor, fine: Tensor) -> Tensor:
-    return coarse[..., : fine.shape[-2], : fine.shape[-1]] + fine
+    supervised = Trunk.supervised  # the one output, not the heads
 
 
 def fcn_vgg16(classes: int, stride: int = 8) -> FCN:
@@ -89,19 +80,16 @@ def fcn_vgg16(classes: int, stride: int = 8) -> FCN:
     return FCN(classes, VGG16, 512, stride=stride, dropout=0.1)
 
 
-_MOSAICS: dict[str, Any] = {"batch_norm": True, "mean": (0.5,) * 3, "std": (0.25,) * 3}
-
-
 def fcn_small(classes: int, stride: int = 8) -> FCN:
     """The same shape for 3-channel digit mosaics: eight batch-normalised convolutions (0.9 M parameters)."""
-    return FCN(classes, SMALL, 128, stride=stride, **_MOSAICS)
+    return FCN(classes, SMALL, 128, stride=stride, **MOSAICS)
 
 
 def fcn_deep(classes: int) -> FCN:
     """FCN-8s for digit mosaics with thirteen convolutions, as many as VGG16 has (1.3 M parameters)."""
-    return FCN(classes, [(width, depth + 1) for width, depth in SMALL], 128, **_MOSAICS)
+    return FCN(classes, [(width, depth + 1) for width, depth in SMALL], 128, **MOSAICS)
 
 
 def crop_classifier(classes: int) -> CropClassifier:
     """A classifier of crops of digit mosaics, on `fcn_small`'s trunk."""
-    return CropClassifier(classes, SMALL, 128, **_MOSAICS)
+    return CropClassifier(classes, SMALL, 128, **MOSAICS)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.networks.vgg import SMALL, VGG16, Stages, Trunk
+from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
 
 
 class UNet(Trunk):
@@ -28,9 +28,8 @@ class UNet(Trunk):
         below = stages[4][0]
         for level, width in zip((4, 3, 2, 1), widths, strict=True):
             joined = below + stages[level - 1][0]
-            self.levels.append(
-                self.conv(f"upconv{level}_1", joined, width) + self.conv(f"upconv{level}_2", width, width)
-            )
+            first, second = f"upconv{level}_1", f"upconv{level}_2"
+            self.levels.append(self.conv(first, joined, width) + self.conv(second, width, width))
             below = width
         self.upsample = nn.Upsample(scale_factor=2, mode="bilinear")
         self.score = nn.Conv2d(below, classes, 1)
@@ -39,8 +38,7 @@ class UNet(Trunk):
         skips, _ = self.features(images)
         x = skips[4]
         for names, skip in zip(self.levels, reversed(skips[:4]), strict=True):
-            up = self.upsample(x)[..., : skip.shape[-2], : skip.shape[-1]]
-            x = self.run(names, torch.cat([up, skip], 1))
+            x = self.run(names, torch.cat([cropped(self.upsample(x), skip), skip], 1))
         logits: Tensor = self.score(x)
         return logits
 
@@ -52,4 +50,4 @@ def unet_vgg16(classes: int) -> UNet:
 
 def unet_small(classes: int) -> UNet:
     """The same shape for digit mosaics (1.0 M parameters)."""
-    return UNet(classes, SMALL, (64, 48, 32, 16), batch_norm=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return UNet(classes, SMALL, (64, 48, 32, 16), **MOSAICS)

@@ -1,6 +1,7 @@
 """The VGG-style trunk that our segmentation networks share: five named stages of convolutions, each with a pool."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Stages = Sequence[tuple[int, int]]
 VGG16: Stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 SMALL: Stages = ((24, 1), (48, 1), (96, 2), (128, 2), (128, 2))
+MOSAICS: dict[str, Any] = {"batch_norm": True, "mean": (0.5,) * 3, "std": (0.25,) * 3}  # options for digit mosaics
 
 
 class Trunk(nn.Module):
@@ -79,6 +81,11 @@ class Trunk(nn.Module):
     def supervised(self, images: Tensor) -> list[Tensor]:
         """Logits B x K x H x W of every output that training supervises."""
         return [self(images)]
+
+
+def cropped(x: Tensor, like: Tensor) -> Tensor:
+    """The upper left of x, of the height and width of `like`: what upsampling has made larger, rounded up by pools."""
+    return x[..., : like.shape[-2], : like.shape[-1]]
 
 
 def load_imagenet_vgg16(network: Trunk, features: dict[str, Tensor]) -> None:
