@@ -51,7 +51,7 @@ test: $(READY) ## lint, types, unit tests, notebook contract, then every committ
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy gpcore
-	$(BATCH) $(TESTS)
+	$(BATCH) $(TESTS) -p no:nbval
 	$(BATCH) $(TESTS) --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lock: $(READY) ## pin requirements.lock afresh from pyproject.toml  [LOCK=--upgrade]

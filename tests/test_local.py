@@ -146,12 +146,12 @@ def test_correlation_of_equal_opposite_and_unrelated_changes(seeded):
 def test_changes_of_a_linear_network_by_hand(monkeypatch):
     """sign(g) is + in the predicted class's colour and - in the others, so scores change by 2 epsilon (1, -1, -1)."""
     predicted = torch.tensor([[0, 0, 1], [2, 0, 0], [0, 1, 2]])
-    colours = torch.eye(3).double()[predicted].movedim(-1, 0) / 2
+    colours = torch.eye(3).double()[predicted].movedim(-1, 0) / 4
     image = colours.repeat_interleave(32, 1).repeat_interleave(32, 2)
     data = [(image, torch.zeros(96, 96, dtype=torch.long))]
     study = small(monkeypatch, Linear().double(), data, 3)
     measured = local.measure(study, "any", "test")
-    expected = 2 * EPSILON * (4 * colours - 1)
+    expected = 2 * EPSILON * (8 * colours - 1)
     assert torch.allclose(measured.moved[0], expected)
     assert measured.predicted[0].tolist() == predicted.tolist()
     # four neighbours share the centre's class: correlation 1; four do not: -1/2 for three classes
