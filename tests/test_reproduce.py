@@ -257,7 +257,9 @@ def test_a_notebook_that_hangs_is_stopped_and_the_others_run(quick: Path, capsys
     ("said", "starts"), [("Kernel died before replying to x", "xx"), ("Address already in use", "xx"), ("no x", "x")]
 )
 def test_trouble_with_a_kernel_gets_one_more_try_and_nothing_else(quick: Path, said: str, starts: str) -> None:
-    write(quick / "notebooks", "00_good", DRAW)
+    earlier = json.loads(write(quick / "notebooks", "00_good", DRAW).read_text())
+    earlier["cells"][1]["outputs"] = [{"output_type": "error", "ename": "Earlier", "evalue": "", "traceback": []}]
+    put(quick / "build" / "digits" / "00_good.ipynb", json.dumps(earlier).encode())
     cli = f"def papermill(): open('starts', 'a').write('x'); print('first', {said!r}, '', sep='\\n'); exit(1)"
     put(quick / "modules" / "papermill" / "cli.py", cli.replace("starts", str(quick / "starts")).encode())
     (outcome,) = reproduce(**places(quick))
@@ -474,14 +476,17 @@ def test_outputs_are_copied_and_nothing_else(tmp_path: Path) -> None:
         stream("stream", name=name, text=text) for name, text in (("stdout", "a\n"), ("stdout", "b"), ("stderr", "c"))
     ]
     done.metadata["papermill"] = done.cells[0].metadata["papermill"] = {"duration": 1.0}
-    done.cells[2] |= {"execution_count": 7, "outputs": [*pieces, value, stream("stream", name="stderr", text="d")]}
+    done.cells[2] |= {
+        "execution_count": 7,
+        "outputs": [*pieces, value, value, stream("stream", name="stderr", text="d")],
+    }
     done.cells[2].source = "changed"
     nbformat.write(done, tmp_path / "done.ipynb")
     copy_outputs(tmp_path / "done.ipynb", notebook)
     after = json.loads(notebook.read_text())
     assert notebook.read_text() == json.dumps(after, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
     texts = [(output.get("name"), output.get("text")) for output in after["cells"][2]["outputs"]]
-    assert texts == [("stdout", ["a\n", "b"]), ("stderr", ["c"]), (None, None), ("stderr", ["d"])]
+    assert texts == [("stdout", ["a\n", "b"]), ("stderr", ["c"]), (None, None), (None, None), ("stderr", ["d"])]
     assert [cell.get("execution_count") for cell in after["cells"]] == [None, None, 7, None]
     after["cells"][2] |= {"outputs": [], "execution_count": None}
     assert after == before
@@ -505,6 +510,8 @@ def test_the_cell_that_killed_the_kernel_is_named_whether_or_not_its_count_arriv
     cells = [nbformat.v4.new_code_cell(source, execution_count=n) for source, n in zip("abc", counts, strict=True)]
     for cell, start in zip(cells, ("09:00", "09:01", None), strict=True):
         cell.metadata["papermill"] = {"start_time": start, "status": "completed"}
+    if counts[1]:  # as papermill's own end leaves it
+        cells[1].outputs = [nbformat.v4.new_output("error", ename="KeyboardInterrupt", evalue="")]
     message = "x.ipynb, code cell 2 `b`: did not run to its end; papermill said: DeadKernelError"
     assert fault("x.ipynb", cells[: 2 if last else 3], 1, "DeadKernelError") == message
 
