@@ -1,5 +1,7 @@
 """Classification data: sizes, splits that share nothing, formats read to the byte; the classifiers' shapes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_cifar10_binary_version_is_read_and_split(tmp_path, monkeypatch):
     assert [len(d) for d in data.values()] == [1000, 5000, 1200]
     for split, row in (("train", train[7]), ("val", train[1007]), ("test", test[7])):
         picture, label = data[split][7]
-        assert label == row[0]
+        assert label == row[0] and label.dtype == torch.int64
         planes = row[1:].reshape(3, 32, 32) / np.float32(255)  # red, green, blue, each row by row
         np.testing.assert_allclose(picture, planes, atol=1e-7)
     assert " ".join(OBJECTS) == "airplane automobile bird cat deer dog frog horse ship truck"  # its batches.meta.txt
@@ -62,6 +64,17 @@ def test_a_cifar10_batch_of_anything_else_is_named(content, found, tmp_path, mon
     monkeypatch.setattr(paths, "DATA", tmp_path)
     with pytest.raises(ValueError, match=rf"data_batch_3\.bin: got {found}.*label from 0 to 9 and 3072 values"):
         Pictures("cifar10", "val")
+
+
+def test_without_it_torchvision_is_asked(tmp_path, monkeypatch):
+    data, asked = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8), []
+    loaded = SimpleNamespace(data=data, targets=[5, 0, 9])
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda root, **options: asked.append((root, options)) or loaded)
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    picture, label = Pictures("cifar10", "test")[2]
+    assert asked == [(str(tmp_path), {"train": False, "download": True})]
+    assert label == 9
+    np.testing.assert_allclose(picture, data[2].transpose(2, 0, 1) / np.float32(255), atol=1e-7)
 
 
 def test_mnist_is_read_from_the_data_folder(tmp_path, monkeypatch):
