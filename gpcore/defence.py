@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
 from gpcore.cut import untouched
-from gpcore.experiments import count_pixels
+from gpcore.experiments import tally
 from gpcore.figures import Panel, photograph
 from gpcore.perturb import guide, sweep
-from gpcore.robustness import Move, attacked_counts
+from gpcore.robustness import Move, attacked_counts, mover
 from gpcore.study import Attack, Study
 from gpcore.tables import NAMES
 
@@ -35,16 +35,15 @@ def strongest(network: nn.Module, epsilon: float, *, restarts: int = 1, void: in
     Options are those of `attacks.pgd`.
     """
     options |= {"void": void, "seed": torch.Generator().manual_seed(0)}
+    once = mover(attacks.pgd, network, epsilon, **options)
 
-    def move(x: Tensor, labels: Tensor) -> Tensor:
-        tried = [attacks.pgd(network, x, labels, epsilon, **options).images for _ in range(restarts)]
-        if restarts == 1:
-            return tried[0]
+    def best(x: Tensor, labels: Tensor) -> Tensor:
+        tried = [once(x, labels) for _ in range(restarts)]
         with torch.no_grad():
             wrong = [minimal.fooled(network(each), labels, void=void) for each in tried]
         return torch.stack(tried)[torch.stack(wrong).argmax(0), torch.arange(len(x))]
 
-    return move
+    return once if restarts == 1 else best
 
 
 def defence_counts(
@@ -57,16 +56,13 @@ def defence_counts(
     found: dict[tuple[str, str], Tensor] = {}
     for label, name in names.items():
         network = study.network(name)
-        moves = {
-            attack: strongest(network, **options, void=study.void) if options else _still
-            for attack, options in tried.items()
-        }
+        moves = {attack: _move(study, network, options) for attack, options in tried.items()}
         found |= attacked_counts(study, moves, {label: network}, split, count)
     return found
 
 
-def _still(x: Tensor, labels: Tensor) -> Tensor:
-    return x
+def _move(study: Study, network: nn.Module, options: Mapping[str, Any]) -> Move:
+    return strongest(network, **options, void=study.void) if options else lambda x, labels: x
 
 
 def defence_rows(counts: Mapping[tuple[str, str], Tensor]) -> pd.DataFrame:
@@ -99,16 +95,16 @@ def undone_rows(
 ) -> pd.DataFrame:
     """Whether a guided step, with the epsilon for clean images, undoes PGD of three steps within each epsilon (of 255):
     rows network, epsilon, mIoU of the attacked images, and the step's gain with its interval."""
+
+    def counts(network: nn.Module, move: Move, own: float) -> Tensor:
+        return tally(study, lambda x, y: guide(network, move(x, y), own).trajectory, split, count)
+
     rows = []
     for label, name in names.items():
         network, own = study.network(name), study.epsilon(name)
         for epsilon in epsilons:
-            move = strongest(network, epsilon / 255, steps=3, void=study.void) if epsilon else _still
-            parts = []
-            for x, y in study.batches(split, count):
-                guided = guide(network, move(x, y), own)
-                parts.append(torch.stack([count_pixels(study, z, y) for z in guided.trajectory]))
-            before, after = torch.cat(parts, 1)
+            move = _move(study, network, {"epsilon": epsilon / 255, "steps": 3} if epsilon else {})
+            before, after = counts(network, move, own)
             rows.append((label, epsilon, 100 * metrics.miou(before.sum(0)).item(), *metrics.gain(before, after)))
     return pd.DataFrame(rows, columns=["network", "epsilon", "attacked", "gain", "low", "high"])
 

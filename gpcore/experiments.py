@@ -1,7 +1,7 @@
 """The measurements behind the notebooks: loops over a study's images that end in counts or rows."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ from gpcore.perturb import guide, sweep
 from gpcore.study import Study
 
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
+Answers = Callable[[Tensor, Tensor], Iterable[Tensor]]  # from images and their labels B x H x W to several such scores
 
 
 def count_pixels(study: Study, logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,15 +27,17 @@ def count_pixels(study: Study, logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([metrics.confusion(p, t, len(study.classes), study.void) for p, t in pairs])
 
 
-def _labels(strategy: str, truth: Tensor) -> str | Tensor:
-    return truth if strategy == "truth" else strategy
+def tally(study: Study, answers: Answers, split: str, count: int | None = None) -> Tensor:
+    """Confusion counts of each of A answers to a split's images, A x N x K x K; nothing keeps a graph meanwhile."""
+    with torch.no_grad():
+        parts = [[count_pixels(study, scores, y) for scores in answers(x, y)] for x, y in study.batches(split, count)]
+    return torch.stack([torch.cat(each) for each in zip(*parts, strict=True)])
 
 
 def base_counts(study: Study, name: str, split: str, count: int | None = None) -> Tensor:
     """Confusion counts of the network alone: N x K x K."""
     network = study.network(name)
-    with torch.no_grad():
-        return torch.cat([count_pixels(study, network(x), y) for x, y in study.batches(split, count)])
+    return tally(study, lambda x, y: [network(x)], split, count)[0]
 
 
 def answer_counts(
@@ -45,13 +48,9 @@ def answer_counts(
     change: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Confusion counts N x K x K of each of some ways to answer a batch, which `change`, if any, alters before."""
-    found: dict[str, list[Tensor]] = {name: [] for name in answers}
-    for clean, labels in study.batches(split, count):
-        x = change(clean) if change else clean
-        for name, answer in answers.items():
-            with torch.no_grad():
-                found[name].append(count_pixels(study, answer(x), labels))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    changed = change or (lambda x: x)
+    found = tally(study, lambda x, y: (answer(z) for z in [changed(x)] for answer in answers.values()), split, count)
+    return dict(zip(answers, found, strict=True))
 
 
 def sweep_counts(
@@ -71,33 +70,32 @@ def sweep_counts(
     `labels` is a strategy of `guide`, or "truth" for the ideal direction; `signal` as there; `at` a module
     instead of the input; `seed` that of the network's training.
     """
-    network, counts = study.network(name, seed), []
-    for x, y in study.batches(split, count):
-        swept = sweep(network, x, epsilons, labels=_labels(labels, y), signal=signal, at=at, void=study.void)
-        counts.append(torch.stack([count_pixels(study, logits, y) for _, logits in swept]))
-    return torch.cat(counts, 1)
+    network = study.network(name, seed)
+
+    def swept(x: Tensor, y: Tensor) -> Iterable[Tensor]:
+        label = y if labels == "truth" else labels
+        return (z for _, z in sweep(network, x, epsilons, labels=label, signal=signal, at=at, void=study.void))
+
+    return tally(study, swept, split, count)
 
 
 def guided_counts(
-    study: Study,
-    name: str,
-    split: str,
-    *,
-    epsilon: float | None = None,
-    count: int | None = None,
-    seed: int = 0,
+    study: Study, name: str, split: str, *, epsilon: float | None = None, count: int | None = None, seed: int = 0
 ) -> tuple[Tensor, pd.DataFrame]:
     """Confusion counts before and after one guided step, 2 x N x K x K, and per image the pixels corrected and newly
     wrong.  `epsilon` is the network's own unless given."""
-    network, counts, rows = study.network(name, seed), [], []
-    epsilon = study.epsilon(name, seed) if epsilon is None else epsilon
-    for x, y in study.batches(split, count):
-        guided = guide(network, x, epsilon)
-        counts.append(torch.stack([count_pixels(study, logits, y) for logits in guided.trajectory]))
-        kinds = changes(guided.before.max(1).indices, guided.after.max(1).indices, y, study.void)
+    network, rows = study.network(name, seed), list[tuple[int, ...]]()
+    own = study.epsilon(name, seed) if epsilon is None else epsilon
+
+    def step(x: Tensor, y: Tensor) -> Iterable[Tensor]:
+        trajectory = guide(network, x, own).trajectory
+        was, now = (logits.max(1).indices for logits in trajectory)
+        kinds = changes(was, now, y, study.void)
         pixels = (kinds[kind].flatten(1).sum(1).tolist() for kind in ("corrected", "newly wrong"))
-        rows += list(zip(*pixels, strict=True))
-    return torch.cat(counts, 1), pd.DataFrame(rows, columns=["corrected", "newly_wrong"])
+        rows.extend(zip(*pixels, strict=True))
+        return trajectory
+
+    return tally(study, step, split, count), pd.DataFrame(rows, columns=["corrected", "newly_wrong"])
 
 
 def with_crf(scores: Tensor, images: Tensor, crf: Mapping[str, Any]) -> Tensor:
@@ -107,33 +105,27 @@ def with_crf(scores: Tensor, images: Tensor, crf: Mapping[str, Any]) -> Tensor:
 
 def crf_grid_counts(study: Study, name: str, split: str, count: int | None = None) -> Tensor:
     """Confusion counts under every DenseCRF of the study's grid: S x N x K x K."""
-    network, counts = study.network(name), []
-    for x, y in study.batches(split, count):
-        with torch.no_grad():
-            scores = network(x)
-        counts.append(torch.stack([count_pixels(study, with_crf(scores, x, crf), y) for crf in study.crfs]))
-    return torch.cat(counts, 1)
+    network = study.network(name)
+    return tally(study, lambda x, y: (with_crf(z, x, crf) for z in [network(x)] for crf in study.crfs), split, count)
 
 
 def crf_counts(study: Study, name: str, split: str, count: int | None = None) -> Tensor:
     """Confusion counts of the network alone, with its DenseCRF, guided, and guided with that CRF: 4 x N x K x K."""
-    network, tuned, counts = study.network(name), study.tuned(name), []
-    for x, y in study.batches(split, count):
-        guided = guide(network, x, tuned["epsilon"])
-        pairs = ((scores, with_crf(scores, x, tuned["crf"])) for scores in guided.trajectory)
-        counts.append(torch.stack([count_pixels(study, scores, y) for pair in pairs for scores in pair]))
-    return torch.cat(counts, 1)
+    network, tuned = study.network(name), study.tuned(name)
+
+    def answers(x: Tensor, labels: Tensor) -> Iterable[Tensor]:
+        for scores in guide(network, x, tuned["epsilon"]).trajectory:
+            yield from (scores, with_crf(scores, x, tuned["crf"]))
+
+    return tally(study, answers, split, count)
 
 
 def iteration_counts(
     study: Study, name: str, split: str, steps: int, *, renew: bool, count: int | None = None
 ) -> Tensor:
     """Confusion counts before the first step and after each of `steps`: (steps + 1) x N x K x K."""
-    network, epsilon, counts = study.network(name), study.epsilon(name), []
-    for x, y in study.batches(split, count):
-        guided = guide(network, x, epsilon, steps=steps, renew=renew)
-        counts.append(torch.stack([count_pixels(study, logits, y) for logits in guided.trajectory]))
-    return torch.cat(counts, 1)
+    network, epsilon = study.network(name), study.epsilon(name)
+    return tally(study, lambda x, y: guide(network, x, epsilon, steps=steps, renew=renew).trajectory, split, count)
 
 
 def methods(study: Study, name: str) -> dict[str, Answer]:
@@ -205,24 +197,30 @@ def direction_rows(study: Study, name: str, split: str, count: int | None = None
     return pd.DataFrame(rows, columns=["cosine", "sign_agreement"])
 
 
-def change_panels(study: Study, name: str, scenes: Sequence[int], epsilon: float | None = None) -> list[list[Panel]]:
-    """For each test scene: the prediction before and after and the map of changes, after image and truth where ours."""
-    network = study.network(name)
-    epsilon = study.epsilon(name) if epsilon is None else epsilon
+def prediction_panels(
+    study: Study, scenes: Sequence[int], titles: Iterable[str], answers: Answers, *, image: bool = False
+) -> list[list[Panel]]:
+    """For each test scene the prediction of the first answer, then of every other its own and the map of changes; the
+    truth in front where it is ours, and if wanted the image before it."""
     rows: list[list[Panel]] = []
     for scene in scenes:
-        x, y = study.scene(scene)
-        guided = guide(network, x, epsilon)
-        before, after = guided.before[0].argmax(0), guided.after[0].argmax(0)
-        panels = [
-            Panel("labels", before, "prediction"),
-            Panel("labels", after, "after one step"),
-            Panel("changes", change_map(before, after, y[0], study.void), "changes"),
-        ]
-        if study.photographs:
-            panels = [Panel("image", x[0], "image"), Panel("labels", y[0], "truth"), *panels]
-        rows.append([panel if not rows else panel._replace(title="") for panel in panels])
+        x, truth = study.scene(scene)
+        with torch.no_grad():
+            named = zip(answers(x, truth), titles, strict=True)
+            before, *others = (Panel("labels", scores[0].argmax(0), title) for scores, title in named)
+        ours = [Panel("image", x[0], "image")] * image + [Panel("labels", truth[0], "truth")]
+        row = [*ours, before] if study.photographs else [before]
+        for after in others:
+            row += [after, Panel("changes", change_map(before.data, after.data, truth[0], study.void), "changes")]
+        rows.append([panel if not rows else panel._replace(title="") for panel in row])
     return rows
+
+
+def change_panels(study: Study, name: str, scenes: Sequence[int], epsilon: float | None = None) -> list[list[Panel]]:
+    """For each test scene: the prediction before and after and the map of changes, after image and truth where ours."""
+    network, own = study.network(name), study.epsilon(name) if epsilon is None else epsilon
+    titles = ("prediction", "after one step")
+    return prediction_panels(study, scenes, titles, lambda x, y: guide(network, x, own).trajectory, image=True)
 
 
 def seed_rows(study: Study, count: int | None = None) -> pd.DataFrame:

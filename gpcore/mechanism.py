@@ -4,7 +4,7 @@ Notebook 14's hypothesis: a step is a vote. An image pixel lies in the receptive
 signals add up before the sign is taken; small islands of one class inside another are outvoted and erased.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from gpcore import metrics
 from gpcore.adapt import augmented
-from gpcore.experiments import count_pixels
+from gpcore.experiments import tally
 from gpcore.perturb import guide
 from gpcore.study import Study
 from gpcore.tables import points
 
 SHARE = 200  # an island covers less than one part in 200 of the image
 CONFIDENT = 0.9
+GAIN, CHANGE = ["gain", "low", "high"], ["change", "change_low", "change_high"]  # columns of `effects`
 
 
 class Case(NamedTuple):
@@ -109,21 +110,19 @@ def intervene(study: Study, name: str, split: str, count: int | None = None) -> 
     gave another class.
     """
     network, epsilon = study.network(name), study.epsilon(name)
-    counts: dict[str, list[Tensor]] = {"network alone": [], **{kind: [] for kind in INTERVENTIONS}}
-    rows = []
-    for x, y in study.batches(split, count):
-        with torch.no_grad():
-            before = network(x)
+    rows = list[tuple[str, int, int]]()
+
+    def answers(x: Tensor, y: Tensor) -> Iterable[Tensor]:
+        yield (before := network(x))
         island = islands(before.argmax(1))
-        counts["network alone"].append(count_pixels(study, before, y))
         for kind, (_, labels, weight) in INTERVENTIONS.items():
             label = labels(Case(network, x, before, y))
-            after = guide(network, x, epsilon, labels=label, weight=weight, void=study.void).after
-            counts[kind].append(count_pixels(study, after, y))
+            yield (after := guide(network, x, epsilon, labels=label, weight=weight, void=study.void).after)
             erased = (island & (after.argmax(1) != before.argmax(1))).sum((1, 2))
-            rows += [(kind, *pair) for pair in zip(island.sum((1, 2)).tolist(), erased.tolist(), strict=True)]
-    every = {kind: torch.cat(parts) for kind, parts in counts.items()}
-    return every, pd.DataFrame(rows, columns=["intervention", "islands", "erased"])
+            rows.extend((kind, *pair) for pair in zip(island.sum((1, 2)).tolist(), erased.tolist(), strict=True))
+
+    counts = dict(zip(["network alone", *INTERVENTIONS], tally(study, answers, split, count), strict=True))
+    return counts, pd.DataFrame(rows, columns=["intervention", "islands", "erased"])
 
 
 def effects(counts: Mapping[str, Tensor], erased: pd.DataFrame) -> pd.DataFrame:
@@ -137,25 +136,22 @@ def effects(counts: Mapping[str, Tensor], erased: pd.DataFrame) -> pd.DataFrame:
     for kind, (predicted, *_) in INTERVENTIONS.items():
         gain, change = metrics.gain(alone, counts[kind]), metrics.gain(plain, counts[kind])
         rows.append((kind, *gain, *change, share[kind], predicted))
-    ends = [f"{name}{end}" for name in ("", "change_") for end in ("low", "high")]
-    columns = ["intervention", "gain", *ends[:2], "change", *ends[2:], "islands_erased", "predicted"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["intervention", *GAIN, *CHANGE, "islands_erased", "predicted"])
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """`effects` for display: the gain, its change beside the plain step's, and whether that went as predicted."""
-    words = {1: "higher", -1: "lower", 0: "–"}
     went = [
         ("–" if not p else "undecided" if low * high <= 0 else "as predicted" if p * low > 0 else "the other way")
-        for p, low, high in rows[["predicted", "change_low", "change_high"]].itertuples(index=False)
+        for p, low, high in rows[["predicted", *CHANGE[1:]]].itertuples(index=False)
     ]
+    gains, beside = ([points(*row) for row in rows[each].itertuples(index=False)] for each in (GAIN, CHANGE))
     columns = {
-        "gain [95 %]": [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)],
-        "beside the plain step": [
-            points(*row) for row in rows[["change", "change_low", "change_high"]].itertuples(index=False)
-        ],
+        "intervention": rows["intervention"],
+        "gain [95 %]": gains,
+        "beside the plain step": beside,
         "islands erased (%)": rows["islands_erased"].round(1),
-        "predicted": rows["predicted"].map(words),
+        "predicted": rows["predicted"].map({1: "higher", -1: "lower", 0: "–"}),
         "went": went,
     }
-    return pd.DataFrame({"intervention": rows["intervention"], **columns}).set_index("intervention")
+    return pd.DataFrame(columns).set_index("intervention")

@@ -1,7 +1,8 @@
 """The measurements behind the notebooks on refining a prediction: DAEs, the context module, CRFs, and guided steps."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from gpcore import cost, denoise, metrics
 from gpcore.cost import ALONE
-from gpcore.experiments import Answer, answer_counts, count_pixels, iteration_counts, with_crf
-from gpcore.figures import Panel, change_map
+from gpcore.experiments import Answer, iteration_counts, prediction_panels, tally, with_crf
+from gpcore.figures import Panel
 from gpcore.perturb import guide
 from gpcore.study import Study
 
@@ -25,17 +26,15 @@ def inference_counts(
 ) -> Tensor:
     """Confusion counts of a refiner's iterative inference, by step size and before the first and after every step:
     E x (steps + 1) x N x K x K."""
-    refiner, counts = study.refiners[name], []
+    refiner = study.refiners[name]
     network, module = study.network(refiner.network), study.network(name)
-    for x, labels in study.batches(split, count):
+
+    def answers(x: Tensor, labels: Tensor) -> Iterable[Tensor]:
         y, h = denoise.candidate(network, x, refiner.at)
-        found = []
         for epsilon in epsilons:
-            with torch.no_grad():
-                done = denoise.iterative_inference(denoise.given(module, h), y, epsilon, steps=steps)
-            found.append(torch.stack([count_pixels(study, at, labels) for at in done.trajectory]))
-        counts.append(torch.stack(found))
-    return torch.cat(counts, 2)
+            yield from denoise.iterative_inference(denoise.given(module, h), y, epsilon, steps=steps).trajectory
+
+    return torch.stack(tally(study, answers, split, count).split(steps + 1))
 
 
 def tune(study: Study, name: str) -> dict[str, Any]:
@@ -126,11 +125,8 @@ def combinations(study: Study, network: str) -> dict[str, Answer]:
     alone, tuned, name = study.network(network), study.tuned(network), best_dae(study, network, "y")
     dae = refined(study, name)
 
-    def step(x: Tensor) -> Tensor:
-        return guide(alone, x, tuned["epsilon"]).images
-
-    def toward(x: Tensor) -> Tensor:
-        return guide(alone, x, tuned["epsilon"], labels=dae(x)).images
+    def step(x: Tensor, labels: str | Tensor = "onehot") -> Tensor:
+        return guide(alone, x, tuned["epsilon"], labels=labels).images
 
     def crf(scores: Callable[[Tensor], Tensor]) -> Answer:
         return lambda x: with_crf(scores(x), x, tuned["crf"])
@@ -140,8 +136,8 @@ def combinations(study: Study, network: str) -> dict[str, Answer]:
         "GP": lambda x: alone(step(x)),
         "DAE(y)": dae,
         "GP, then DAE(y)": lambda x: dae(step(x)),
-        "GP toward DAE(y)": lambda x: alone(toward(x)),
-        "GP toward DAE(y), then DAE(y)": lambda x: dae(toward(x)),
+        "GP toward DAE(y)": lambda x: alone(step(x, dae(x))),
+        "GP toward DAE(y), then DAE(y)": lambda x: dae(step(x, dae(x))),
         "CRF": crf(alone),
         "GP, then CRF": crf(lambda x: alone(step(x))),
         "DAE(y), then CRF": crf(lambda x: dae(x).clamp_min(1e-6).log()),
@@ -153,24 +149,20 @@ def crf_iteration_counts(
 ) -> Tensor:
     """Confusion counts of a network's tuned DenseCRF after so many mean-field iterations each: I x N x K x K."""
     alone, crf = study.network(network), study.tuned(network)["crf"]
-
-    def after(number: int) -> Answer:
-        return lambda x: with_crf(alone(x), x, crf | {"iterations": number})
-
-    found = answer_counts(study, {str(number): after(number) for number in iterations}, split, count)
-    return torch.stack([*found.values()])
+    crfs = [crf | {"iterations": number} for number in iterations]
+    return tally(study, lambda x, y: (with_crf(z, x, crf) for z in [alone(x)] for crf in crfs), split, count)
 
 
 def iteration_rows(study: Study, network: str, split: str, count: int | None = None) -> pd.DataFrame:
     """Figure 4: mIoU after every iteration of DAE(y) with the paper's step sizes, and of the CRF after some."""
     name, some = best_dae(study, network, "y"), (1, 2, 3, 5, 10, 20, 50)
     found = inference_counts(study, name, split, denoise.EPSILONS, denoise.STEPS, count)
-    curves = {f"ε {epsilon:g}": each for epsilon, each in zip(denoise.EPSILONS, found, strict=True)}
-    crf = torch.cat([found[0, :1], crf_iteration_counts(study, network, split, some, count)])
-    rows = [(label, i, each) for label, curve in curves.items() for i, each in enumerate(curve)]
-    rows += [("CRF", i, each) for i, each in zip((0, *some), crf, strict=True)]
-    scored = [(label, i, 100 * metrics.miou(each.sum(0)).item()) for label, i, each in rows]
-    return pd.DataFrame(scored, columns=["label", "iteration", "miou"])
+    crf = crf_iteration_counts(study, network, split, some, count)
+    keys = [*product([f"ε {epsilon:g}" for epsilon in denoise.EPSILONS], range(denoise.STEPS + 1))]
+    keys += product(["CRF"], (0, *some))
+    counts = zip(keys, [*found.flatten(0, 1), found[0, 0], *crf], strict=True)
+    rows = [(*key, 100 * metrics.miou(each.sum(0)).item()) for key, each in counts]
+    return pd.DataFrame(rows, columns=["label", "iteration", "miou"])
 
 
 def maxima(rows: pd.DataFrame) -> pd.DataFrame:
@@ -185,42 +177,27 @@ def cost_rows(study: Study, network: str, split: str, steps: int, count: int | N
     name, rows = best_dae(study, network, "y"), []
     alone, module, refiner = study.network(network), study.network(name), study.refiners[name]
 
-    def guided(n: int) -> Answer:
-        return lambda x: guide(alone, x, study.epsilon(network), steps=n).after
-
-    def inferred(n: int) -> Answer:
-        return lambda x: denoise.refine(alone, module, x, 1.0, at=refiner.at, steps=n).trajectory[-1]
+    def after(n: int) -> dict[str, Answer]:
+        return {
+            f"GP {n}": lambda x: guide(alone, x, study.epsilon(network), steps=n).after,
+            f"DAE {n}": lambda x: denoise.refine(alone, module, x, 1.0, at=refiner.at, steps=n).trajectory[-1],
+        }
 
     x, _ = next(study.batches(split, 1))
-    tasks: dict[str, Answer] = {ALONE: alone}
-    for n in (1, 2):
-        tasks |= {f"GP {n}": guided(n), f"DAE {n}": inferred(n)}
-    passes = cost.relative(tasks, x)
+    passes = cost.relative({ALONE: alone, **after(1), **after(2)}, x)
     sizes = sorted({study.tuned(name)["epsilon"], 0.1, 0.5, 1.0})
     inference = inference_counts(study, name, split, sizes, steps, count)
     measured = [("GP", "GP", iteration_counts(study, network, split, steps, renew=True, count=count))]
     measured += [(f"DAE(y), ε {epsilon:g}", "DAE", found) for epsilon, found in zip(sizes, inference, strict=True)]
     for method, kind, found in measured:
         first, each = passes[f"{kind} 1"], passes[f"{kind} 2"] - passes[f"{kind} 1"]
-        for step, after in enumerate(found):
+        for step, counts in enumerate(found):
             spent = first + (step - 1) * each if step else 1.0
-            rows.append((method, step, spent, *metrics.gain(found[0], after)))
+            rows.append((method, step, spent, *metrics.gain(found[0], counts)))
     return pd.DataFrame(rows, columns=["method", "steps", "cost", "gain", "low", "high"])
 
 
 def panels(study: Study, methods: Mapping[str, Answer], scenes: Sequence[int]) -> list[list[Panel]]:
     """For each test scene the prediction of the first method, then of every other its own and the map of changes;
     the truth in front where it is ours."""
-    rows: list[list[Panel]] = []
-    for scene in scenes:
-        x, truth = study.scene(scene)
-        with torch.no_grad():
-            answers = {name: answer(x)[0].argmax(0) for name, answer in methods.items()}
-        before, *_ = answers.values()
-        row = [Panel("labels", truth[0], "truth")] if study.photographs else []
-        row.append(Panel("labels", before, next(iter(answers))))
-        for name, after in list(answers.items())[1:]:
-            changes = change_map(before, after, truth[0], study.void)
-            row += [Panel("labels", after, name), Panel("changes", changes, "changes")]
-        rows.append([panel if not rows else panel._replace(title="") for panel in row])
-    return rows
+    return prediction_panels(study, scenes, methods, lambda x, y: (answer(x) for answer in methods.values()))

@@ -37,10 +37,9 @@ def rows(study: Study, methods: Mapping[str, Answer], split: str, images: int | 
     found, image = [], 0
     for x, labels in study.batches(split, images):
         with torch.no_grad():
-            answers = {name: answer(x).argmax(1) for name, answer in methods.items()}
-        before, *_ = answers.values()
+            (_, before), *others = [(name, answer(x).argmax(1)) for name, answer in methods.items()]
         for i, truth in enumerate(labels):
-            for name, after in list(answers.items())[1:]:
+            for name, after in others:
                 found.append({"image": image, "method": name, **count(before[i], after[i], truth, study.void)})
             image += 1
     return pd.DataFrame(found)

@@ -1,15 +1,19 @@
 """The measurements behind the notebooks on attacks: how large they are, what they cost a network, where they carry."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
-from gpcore.experiments import Answer, count_pixels
+from gpcore.attacks import Descent
+from gpcore.experiments import Answer, count_pixels, tally
 from gpcore.figures import Panel, photograph
+from gpcore.minimal import Adversarial
 from gpcore.study import Study
 
 Move = Callable[[Tensor, Tensor], Tensor]  # from images and their labels to attacked images
@@ -17,23 +21,20 @@ NOISE = "random signs"
 STEPS = 10  # of BIM and PGD
 
 
+def mover(attack: Callable[..., Descent | Adversarial], network: nn.Module, *arguments: float, **options: Any) -> Move:
+    """An attack of `attacks` or `minimal` on a network, as its further arguments and options tell it."""
+    return lambda x, labels: attack(network, x, labels, *arguments, **options).images
+
+
 def bounded(network: nn.Module, epsilon: float, *, void: int = 255) -> dict[str, Move]:
     """Ways to move every value of an image by up to epsilon: random signs, FGSM, and BIM and PGD with equal steps."""
     generator = torch.Generator().manual_seed(0)
-
-    def noise(x: Tensor, labels: Tensor) -> Tensor:
-        return (x + epsilon * torch.randn(x.shape, generator=generator).sign()).clamp(0, 1)
-
-    def fgsm(x: Tensor, labels: Tensor) -> Tensor:
-        return attacks.fgsm(network, x, labels, epsilon, void=void).images
-
-    def bim(x: Tensor, labels: Tensor) -> Tensor:
-        return attacks.bim(network, x, labels, epsilon, steps=STEPS, void=void).images
-
-    def pgd(x: Tensor, labels: Tensor) -> Tensor:
-        return attacks.pgd(network, x, labels, epsilon, steps=STEPS, void=void, seed=generator).images
-
-    return {NOISE: noise, "FGSM": fgsm, "BIM": bim, "PGD": pgd}
+    return {
+        NOISE: lambda x, y: (x + epsilon * torch.randn(x.shape, generator=generator).sign()).clamp(0, 1),
+        "FGSM": mover(attacks.fgsm, network, epsilon, void=void),
+        "BIM": mover(attacks.bim, network, epsilon, steps=STEPS, void=void),
+        "PGD": mover(attacks.pgd, network, epsilon, steps=STEPS, void=void, seed=generator),
+    }
 
 
 def single(network: nn.Module, epsilon: float, target: int, *, void: int = 255) -> dict[str, Move]:
@@ -44,32 +45,27 @@ def single(network: nn.Module, epsilon: float, target: int, *, void: int = 255) 
         norm = epsilon * math.sqrt(x[0].numel())
         return attacks.pgd(network, x, labels, norm, steps=STEPS, norm="l2", void=void).images
 
-    def targeted(x: Tensor, labels: Tensor) -> Tensor:
-        wanted = torch.full_like(labels, target)
-        return attacks.pgd(network, x, wanted, epsilon, targeted=True, void=void).images
-
-    def deepfool(x: Tensor, labels: Tensor) -> Tensor:
-        return minimal.deepfool(network, x, labels, candidates=3, void=void).images
-
-    def lbfgs(x: Tensor, labels: Tensor) -> Tensor:
-        return minimal.lbfgs(network, x, labels, iterations=20, void=void).images
-
-    norms = {"PGD, l2": l2, "PGD, targeted": targeted, "DeepFool": deepfool, "L-BFGS": lbfgs}
-    return bounded(network, epsilon, void=void) | norms
+    toward = mover(attacks.pgd, network, epsilon, targeted=True, void=void)
+    return bounded(network, epsilon, void=void) | {
+        "PGD, l2": l2,
+        "PGD, targeted": lambda x, labels: toward(x, torch.full_like(labels, target)),
+        "DeepFool": mover(minimal.deepfool, network, candidates=3, void=void),
+        "L-BFGS": mover(minimal.lbfgs, network, iterations=20, void=void),
+    }
 
 
 def attacked_counts(
     study: Study, moves: Mapping[str, Move], answers: Mapping[str, Answer], split: str, count: int | None = None
 ) -> dict[tuple[str, str], Tensor]:
     """Confusion counts N x K x K of every answer to the images that every attack makes, by (attack, answer)."""
-    found: dict[tuple[str, str], list[Tensor]] = {(move, name): [] for move in moves for name in answers}
-    for x, labels in study.batches(split, count):
-        for move, attack in moves.items():
-            moved = attack(x, labels)
-            for name, answer in answers.items():
-                with torch.no_grad():
-                    found[move, name].append(count_pixels(study, answer(moved), labels))
-    return {key: torch.cat(parts) for key, parts in found.items()}
+
+    def every(x: Tensor, labels: Tensor) -> Iterable[Tensor]:
+        for attack in moves.values():
+            with torch.enable_grad():
+                moved = attack(x, labels)
+            yield from (answer(moved) for answer in answers.values())
+
+    return dict(zip(product(moves, answers), tally(study, every, split, count), strict=True))
 
 
 def budget_rows(counts: Mapping[float, Mapping[tuple[str, str], Tensor]]) -> pd.DataFrame:
@@ -92,9 +88,8 @@ def transfer_rows(
     counts, rows = attacked_counts(study, moves, answers, split, count), []
     for name in answers:
         alone, attacked = (counts[each, name] for each in moves)
-        drop = metrics.gain(attacked, alone)
         scores = (100 * metrics.miou(each.sum(0)).item() for each in (alone, attacked))
-        rows.append((name, *scores, *drop))
+        rows.append((name, *scores, *metrics.gain(attacked, alone)))
     return pd.DataFrame(rows, columns=["network", "alone", "attacked", "drop", "low", "high"])
 
 
@@ -135,9 +130,8 @@ def scene_panels(study: Study, network: nn.Module, attacked: Mapping[str, Tensor
     for attack, moved in attacked.items():
         with torch.no_grad():
             predicted = network(moved[:1])[0].argmax(0)
-        change = 0.5 + 10 * (moved[0] - image)
-        panels += [photograph(study, moved[0], attack), Panel("image", change, "perturbation × 10")]
-        panels.append(Panel("labels", predicted, "prediction"))
+        change = Panel("image", 0.5 + 10 * (moved[0] - image), "perturbation × 10")
+        panels += [photograph(study, moved[0], attack), change, Panel("labels", predicted, "prediction")]
     return [panels[start : start + 6] for start in range(0, len(panels), 6)]
 
 
@@ -147,8 +141,7 @@ def universal_rows(
     """How often perturbations C x H x W fool a network: rows perturbation, images of which half the prediction changes,
     pixels that change, both in per cent, and mIoU."""
     network, rows = study.network(name), []
-    pairs = [*study.batches(split, count)]
-    x, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    x, labels = (torch.cat(parts) for parts in zip(*study.batches(split, count), strict=True))
     with torch.no_grad():
         before = network(x).argmax(1)
         for each, perturbation in perturbations.items():

@@ -34,11 +34,10 @@ def _crf_rnn(build: Build, classes: int, **options: float) -> CRFRNN:
 
 def _crfs(positions: tuple[float, ...], colours: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
     """A grid of DenseCRFs: the bilateral kernel's widths and both kernels' weights."""
+    weights = ((0.3, 0.3), (1, 1), (3, 3), (1, 4), (3, 10))
     return tuple(
         {"gaussian": (3, smoothness), "bilateral": (position, colour, compat)}
-        for position in positions
-        for colour in colours
-        for smoothness, compat in ((0.3, 0.3), (1, 1), (3, 3), (1, 4), (3, 10))
+        for position, colour, (smoothness, compat) in product(positions, colours, weights)
     )
 
 
@@ -253,9 +252,7 @@ CIFAR10 = replace(
     epsilons=(0.0001, 0.0003, 0.001, 0.003, 0.01),
     photographs=False,
 )
-STUDIES: dict[str, Study] = {
-    study.name: study for study in (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10)
-}
+STUDIES = {each.name: each for each in (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10)}
 
 
 def study(name: str) -> Study:

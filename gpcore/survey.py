@@ -45,24 +45,23 @@ class Adjusted(nn.Module):
 def settings(chosen: Study, name: str) -> dict[str, Setting]:
     """Every network of the study, and `name` at other temperatures, priors, noise and, on digits, shorter trainings."""
     epsilon, network = chosen.epsilon(name), chosen.network(name)
-    prior = torch.zeros(len(chosen.classes))
-    for _, y in chosen.batches("val", 20):
-        prior += y[y != chosen.void].bincount(minlength=len(prior))
-    prior = prior / prior.sum()
-    every = {each: Setting("network", chosen.network(each), chosen.epsilon(each)) for each in chosen.networks}
-    for temperature in (0.25, 4.0):
-        adjusted = Adjusted(network, temperature=temperature)
-        every[f"temperature {temperature:g}"] = Setting("temperature", adjusted, epsilon)
-    for share in (-0.5, 1.0):
-        adjusted = Adjusted(network, prior=prior, share=share)
-        every[f"prior − {share:g}" if share > 0 else f"prior + {-share:g}"] = Setting("prior", adjusted, epsilon)
-    for severity in (1, 3):
-        every[f"noise {severity}"] = Setting("noise", network, epsilon, severity)
-    if chosen.name == "digits":
-        stages = study("stages")
-        for stage in stages.networks:
-            every[stage] = Setting("training", stages.network(stage), stages.epsilon(stage))
-    return every
+    covers = [y[y != chosen.void].bincount(minlength=len(chosen.classes)) for _, y in chosen.batches("val", 20)]
+    prior = torch.stack(covers).sum(0) / torch.stack(covers).sum()
+
+    def own(kind: str, of: Study) -> dict[str, Setting]:
+        return {each: Setting(kind, of.network(each), of.epsilon(each)) for each in of.networks}
+
+    def adjusted(kind: str, **options: Any) -> Setting:
+        return Setting(kind, Adjusted(network, **options), epsilon)
+
+    return {
+        **own("network", chosen),
+        **{f"temperature {each:g}": adjusted("temperature", temperature=each) for each in (0.25, 4.0)},
+        "prior + 0.5": adjusted("prior", prior=prior, share=-0.5),
+        "prior − 1": adjusted("prior", prior=prior),
+        **{f"noise {severity}": Setting("noise", network, epsilon, severity) for severity in (1, 3)},
+        **(own("training", study("stages")) if chosen.name == "digits" else {}),
+    }
 
 
 def measure(chosen: Study, tried: Mapping[str, Setting], split: str, count: int) -> pd.DataFrame:
@@ -71,7 +70,7 @@ def measure(chosen: Study, tried: Mapping[str, Setting], split: str, count: int)
     `entropy` is the mean over pixels before the step (nats); `to_frequent` the share of changed pixels that go to the
     class which covers more of the image; `from_islands` the share that lay in islands (per cent).
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     for label, setting in tried.items():
         counts, seen, generator = [], [], torch.Generator().manual_seed(0)
         for clean, y in chosen.batches(split, count):
@@ -87,20 +86,11 @@ def measure(chosen: Study, tried: Mapping[str, Setting], split: str, count: int)
             seen.append(torch.stack([entropy, *(part.sum((1, 2)) for part in parts)]))
         before, after = torch.cat(counts, 1)
         entropy, changed, frequent, island = torch.cat(seen, 1)
-        gain = metrics.gain(before, after)
-        rows.append(
-            {
-                "setting": label,
-                "kind": setting.kind,
-                "base": 100 * metrics.miou(before.sum(0)).item(),
-                **dict(zip(("gain", "low", "high"), gain, strict=True)),
-                "entropy": entropy.mean().item(),
-                "changed": changed.sum().item() / y[0].numel() / len(before) * 100,
-                "to_frequent": 100 * (frequent.sum() / changed.sum().clamp_min(1)).item(),
-                "from_islands": 100 * (island.sum() / changed.sum().clamp_min(1)).item(),
-            }
-        )
-    return pd.DataFrame(rows)
+        base, pixels = 100 * metrics.miou(before.sum(0)).item(), changed.sum().item() / y[0].numel() / len(before) * 100
+        shares = (100 * (part.sum() / changed.sum().clamp_min(1)).item() for part in (frequent, island))
+        rows.append((label, setting.kind, base, *metrics.gain(before, after), entropy.mean().item(), pixels, *shares))
+    columns = ["setting", "kind", "base", "gain", "low", "high", "entropy", "changed", "to_frequent", "from_islands"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def correlations(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -56,8 +55,8 @@ def choose(
     seed: int = 0,
 ) -> tuple[float, float, dict[str, float]]:
     """Validation mIoU of the network alone, the best of `epsilons`, and the mIoU of each."""
-    options: dict[str, Any] = {"at": at, "signal": signal, "count": count, "seed": seed}
-    counts = experiments.sweep_counts(chosen, name, "val", (0.0, *epsilons), **options)
+    tried = (0.0, *epsilons)
+    counts = experiments.sweep_counts(chosen, name, "val", tried, at=at, signal=signal, count=count, seed=seed)
     base, *scores = (round(score, 4) for score in (100 * metrics.miou(counts.sum(1))).tolist())
     return base, max(zip(scores, epsilons, strict=True))[1], dict(zip(map(str, epsilons), scores, strict=True))
 
