@@ -110,7 +110,7 @@ CASES = {
     "GP-23": {"random 0.5; half_width 0.5": "holds", "random 0.51; half_width 0.5": "fails"},
     "GP-24": {
         "uniform_epsilon -0.001; uniform_gain 0.1; uniform_rank 3": "holds",
-        "uniform_epsilon 0.001; uniform_gain 0.1; uniform_rank 2": "fails",
+        "uniform_epsilon 0; uniform_gain 0.1; uniform_rank 2": "fails",
         "uniform_epsilon -0.001; uniform_gain 0; uniform_rank 2": "fails",
         "uniform_epsilon -0.001; uniform_gain 0.1; uniform_low -0.1; uniform_high 0.2": "undecided",
     },
