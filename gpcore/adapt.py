@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gpcore.checks import expect
-from gpcore.cut import Cut, logits_of, untouched
+from gpcore.checks import expect, logits_of
+from gpcore.cut import Cut
+from gpcore.untouched import untouched
 
 
 @dataclass(frozen=True, kw_only=True)

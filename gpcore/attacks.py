@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gpcore.checks import check_images, expect, warn_of_units
-from gpcore.cut import Cut, Rest, untouched
+from gpcore.cut import Cut, Rest
 from gpcore.gradient import as_generator, differentiable, logit_signal, normalise, pseudo_labels
+from gpcore.untouched import untouched
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]  # of B x C x H x W images: a loss of each, B, and its gradient
 Bounds = tuple[float, float] | None  # of the images' values

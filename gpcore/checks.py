@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +54,26 @@ def warn_of_units(images: Tensor, logits: Tensor) -> Literal[False]:
             stacklevel=2,
         )
     return False
+
+
+def logits_of(output: Any) -> Tensor:
+    """Logits B x K or B x K x h x w, in single precision or better; one channel z becomes [0, z], which is binary.
+
+    They are a model's output, its "out" or "logits" (key or attribute), or the first of a tuple or list.
+    Raises ValueError: anything else, or logits that are not finite.
+    """
+    logits = getattr(output, "logits", output)
+    if isinstance(output, Mapping):
+        logits = output.get("out", output.get("logits"))
+    elif isinstance(logits, tuple | list):
+        logits = logits[0] if logits else None
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() not in (2, 4):
+        found = f"shape {[*logits.shape]}, {logits.dtype}" if isinstance(logits, Tensor) else type(output).__name__
+        expected = 'float logits B x K or B x K x h x w, alone, as "out" or "logits", or first in a tuple'
+        raise ValueError(f"model: its output is {found}, expected {expected}")
+    logits = single(logits)
+    expect("model", "logits with NaN or infinite values", finite(logits.detach()), "finite ones")
+    return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
 
 
 def finite(tensor: Tensor) -> bool:

@@ -1,93 +1,24 @@
-"""Cut a model at a module, so that only what comes after it runs again, and leave the model as it was found.
+"""Cut a model at a module, so that only what comes after it runs again.
 
 While the caller's model predicts, what every torch function before the module returns is noted; later passes get that
 back instead of computing it. Nothing is traced or patched, and no other thread takes part.
 """
 
-import contextlib
 import difflib
-import functools
-import threading
-import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn, overrides
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
-from gpcore.checks import expect, finite, single
+from gpcore.checks import expect, logits_of, single
+from gpcore.untouched import hooked
 
 Rest = Callable[[Tensor], Any]  # from the tensor at the cut to the model's output
-P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def untouched(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes a function of a `model` run with gradients on and leave the model as it was, even where Ctrl-C stops it.
-
-    Buffers of modules in training mode are put back. Parameters need no freezing: nobody asks for their gradients.
-    """
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        model: Any = args[0] if args else kwargs["model"]
-        modules, graded = [*model.modules()], torch.is_grad_enabled()
-        training = [(m, n, b) for m in modules if m.training for n, b in m._buffers.items() if b is not None]
-        buffers = [(*each, each[2].detach().clone()) for each in training]
-        modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
-
-        def put_back() -> None:
-            while torch._C._len_torch_function_stack() > modes[0]:
-                torch._C._pop_torch_function_stack()
-            while torch._C._len_torch_dispatch_stack() > modes[1]:
-                torch._C._pop_torch_dispatch_stack(None)
-            torch.set_grad_enabled(graded)
-            for module in modules:
-                for key, hook in [*module._forward_hooks.items()]:
-                    if isinstance(hook, _Hook) and hook.thread == threading.get_ident():
-                        del module._forward_hooks[key]
-            for module, name, buffer, value in buffers:
-                buffer.detach().copy_(value)
-                module._buffers[name] = buffer
-
-        try:
-            torch.set_grad_enabled(True)
-            with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
-                return function(*args, **kwargs)
-        except KeyboardInterrupt as interrupt:  # it comes where any function begins, an __exit__ too, and this one:
-            traceback.clear_frames(interrupt.__traceback__)  # so what was missed is made up for before, not after
-            raise
-        finally:
-            try:
-                put_back()
-            except BaseException:
-                put_back()
-                raise
-
-    return run
-
-
-class _Hook:
-    """A forward hook, of the output alone, that does nothing in threads other than the one that made it."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self.function, self.thread = function, threading.get_ident()
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        return self.function(output) if threading.get_ident() == self.thread else None
-
-
-@contextlib.contextmanager
-def hooked(module: nn.Module, function: Callable[[Any], Any]) -> Iterator[None]:
-    """Gives a module a forward hook for a while, in this thread and under `untouched`."""
-    handle = module.register_forward_hook(_Hook(function))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class Cut:
@@ -291,23 +222,3 @@ def _find(model: nn.Module, at: str) -> nn.Module:
         return module
     close = difflib.get_close_matches(at, modules, 5, 0.5) or [*modules][:20]
     raise ValueError(f"at: the model has no module {at!r}; close names: {', '.join(close)}")
-
-
-def logits_of(output: Any) -> Tensor:
-    """Logits B x K or B x K x h x w, in single precision or better; one channel z becomes [0, z], which is binary.
-
-    They are a model's output, its "out" or "logits" (key or attribute), or the first of a tuple or list.
-    Raises ValueError: anything else, or logits that are not finite.
-    """
-    logits = getattr(output, "logits", output)
-    if isinstance(output, Mapping):
-        logits = output.get("out", output.get("logits"))
-    elif isinstance(logits, tuple | list):
-        logits = logits[0] if logits else None
-    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() not in (2, 4):
-        found = f"shape {[*logits.shape]}, {logits.dtype}" if isinstance(logits, Tensor) else type(output).__name__
-        expected = 'float logits B x K or B x K x h x w, alone, as "out" or "logits", or first in a tuple'
-        raise ValueError(f"model: its output is {found}, expected {expected}")
-    logits = single(logits)
-    expect("model", "logits with NaN or infinite values", finite(logits.detach()), "finite ones")
-    return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)

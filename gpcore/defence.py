@@ -11,13 +11,13 @@ from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
-from gpcore.cut import untouched
 from gpcore.experiments import tally
 from gpcore.figures import Panel, photograph
 from gpcore.perturb import guide, sweep
 from gpcore.robustness import Move, attacked_counts, mover
 from gpcore.study import Attack, Study
 from gpcore.tables import NAMES
+from gpcore.untouched import untouched
 
 # that of adversarial training
 ADVERSARY = {name: value for name, value in dataclasses.asdict(Attack()).items() if name != "ratio"}

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpcore.checks import check_images, expect
-from gpcore.cut import Cut, logits_of, untouched
+from gpcore.checks import check_images, expect, logits_of
+from gpcore.cut import Cut
+from gpcore.untouched import untouched
 
 EPSILONS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.5, 1.0)  # the paper's step sizes, and its most steps
 STEPS = 50

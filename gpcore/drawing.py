@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from gpcore import synthesis
-from gpcore.cut import logits_of
+from gpcore.checks import logits_of
 from gpcore.figures import Panel
 
 COLOUR = "mean colour"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gpcore.checks import check_classes, expect, finite
-from gpcore.cut import Rest, logits_of
+from gpcore.checks import check_classes, expect, finite, logits_of
+from gpcore.cut import Rest
 
 LABELS = ("onehot", "top2", "uniform", "random", "random-image")
 SIGNALS = ("ce", "eq5", "entropy")

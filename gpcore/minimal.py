@@ -9,10 +9,11 @@ from scipy import optimize
 from torch import Tensor, nn
 
 from gpcore.attacks import Bounds, check_bounds, clip, cross_entropy, norms, wide
-from gpcore.checks import check_classes, expect
-from gpcore.cut import Cut, Rest, logits_of, untouched
+from gpcore.checks import check_classes, expect, logits_of
+from gpcore.cut import Cut, Rest
 from gpcore.gradient import differentiable, normalise, pseudo_labels
 from gpcore.progress import progress
+from gpcore.untouched import untouched
 
 BEYOND = 1e-4  # by which DeepFool steps over a border: where images are clipped it may else never get there
 LEAST_C = 1e-5  # to which L-BFGS finds its weight

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.checks import check_images, expect, warn_of_units
-from gpcore.cut import Cut, logits_of, untouched
+from gpcore.checks import check_images, expect, logits_of, warn_of_units
+from gpcore.cut import Cut
 from gpcore.gradient import DIRECTIONS, SIGNALS, differentiable, logit_signal, normalise, pseudo_labels
+from gpcore.untouched import untouched
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from gpcore.attacks import (
     wide,
 )
 from gpcore.checks import check_classes, check_images, expect
-from gpcore.cut import Cut, untouched
+from gpcore.cut import Cut
 from gpcore.progress import progress
+from gpcore.untouched import untouched
 
 
 @untouched

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from gpcore.attacks import Bounds, check_bounds, clip, project, random_noise
-from gpcore.checks import check_images, expect, single
-from gpcore.cut import Cut, hooked, logits_of, untouched
+from gpcore.checks import check_images, expect, logits_of, single
+from gpcore.cut import Cut
 from gpcore.gradient import as_generator
 from gpcore.minimal import deepfool
 from gpcore.progress import progress
+from gpcore.untouched import hooked, untouched
 
 EPSILON = 10 / 255  # of both papers
 PART = 100  # images that are predicted at once

@@ -20,7 +20,8 @@ from torch.nn.functional import dropout
 from torchvision.transforms import v2
 
 from gpcore import guide, sweep
-from gpcore.cut import Cut, logits_of
+from gpcore.checks import logits_of
+from gpcore.cut import Cut
 
 
 @pytest.fixture(autouse=True)
