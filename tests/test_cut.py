@@ -192,7 +192,7 @@ def test_an_answer_that_is_read_behind_one_s_back_is_refused() -> None:
 
 def test_tuples_cannot_be_perturbed() -> None:
     model = Wired(lambda m, x: m.last(m.two(x)[0]), two=Wired(lambda m, x: (x, x)), last=nn.Conv2d(3, 4, 1)).double()
-    with untouched(model), pytest.raises(ValueError, match="at: 'two' returns tuple, expected a tensor"):
+    with untouched(model), pytest.raises(ValueError, match="at: got 'two', which returns tuple, expected a tensor"):
         guide(model, pictures(), 0.05, at="two")
 
 
@@ -429,7 +429,7 @@ def test_one_channel_is_binary() -> None:
 def test_logits_that_are_no_numbers(value: float) -> None:
     logits = torch.zeros(2, 3, 4, 5)
     logits[1, 2, 3, 4] = value
-    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+    with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
         logits_of(logits)
 
 

@@ -285,7 +285,7 @@ def test_refine_refuses_what_is_no_number(at):
         with pytest.raises(ValueError, match=message):
             denoise.refine(network, small(), each, 0.5, at=at)
     network.score.bias.data[1] = math.nan
-    with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+    with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
         denoise.refine(network, small(), images, 0.5, at=at)
 
 

@@ -358,7 +358,7 @@ def test_what_is_no_number_is_refused(value):
     model, (images, labels, mask) = network(), scene()
     model.network[2].bias.data[1] = value
     for run in (lambda: inpaint(model, images, labels, mask), lambda: generate(model, images, labels)):
-        with pytest.raises(ValueError, match="model: its logits hold NaN or infinite values, expected finite ones"):
+        with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
             run()
 
 
