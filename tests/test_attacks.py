@@ -219,7 +219,8 @@ def towards(place):
 def test_any_objective():
     images, place = torch.full((2, 1, 1, 2), 0.5), torch.tensor([[0.5, 1.1], [0.9, 0.8]]).view(2, 1, 1, 2)
     options = {"epsilon": 0.25, "step_size": 0.01, "steps": 100, "norm": "l2"}
-    found = projected_gradient(towards(place), images, **options)
+    found = projected_gradient(towards(place), images.clone().requires_grad_(), **options)
+    assert not found.images.requires_grad and not found.losses.requires_grad
     nearest = torch.tensor([[0.5, 0.75], [0.7, 0.65]]).view(2, 1, 1, 2)  # .25 toward (0, .6) and toward (.4, .3)
     assert_close(found.images, nearest, atol=1e-3, rtol=0)
     assert found.losses.shape == (100, 2)
@@ -236,16 +237,17 @@ def test_any_objective():
 
 @pytest.mark.parametrize("ascend", [False, True])
 def test_the_best_iterate_is_kept_image_by_image(ascend):
-    values = iter(torch.tensor([[3.0, 5], [math.nan, 4], [1, 9], [2, 2]]).unbind())
-    images, sign = torch.zeros(2, 1, 1, 1), -1 if ascend else 1
+    values = iter(torch.tensor([[3.0, 5, 2], [math.nan, 4, 1], [1, 9, 1], [2, 2, 1]]).unbind())
+    images, sign = torch.zeros(3, 1, 1, 1), -1 if ascend else 1
 
     def objective(x):
         return sign * next(values), -sign * torch.ones_like(x)
 
     options = {"epsilon": math.inf, "step_size": 0.125, "steps": 3, "best": True, "ascend": ascend}
     found = projected_gradient(objective, images, **options)
-    assert found.images.flatten().tolist() == [0.25, 0.375]  # the last, never stepped from, counts too
-    assert found.losses.shape == (4, 2)
+    # the last, never stepped from, counts too; of equals the first does
+    assert found.images.flatten().tolist() == [0.25, 0.375, 0.125]
+    assert found.losses.shape == (4, 3)
 
 
 def test_projection_by_hand():

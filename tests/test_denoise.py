@@ -269,6 +269,7 @@ class Segmenter(nn.Module):
 def test_refine_on_any_network_with_a_feature_map():
     network, images = Segmenter(), torch.rand(2, 3, 24, 20)
     found = denoise.refine(network, small(), images, 0.5, at="down", steps=2)
+    assert not found.trajectory.requires_grad
     y = [network(images)["out"].softmax(1)]
     for _ in range(2):
         y.append((y[-1] + small()(y[-1], network.down(images)).softmax(1)) / 2)

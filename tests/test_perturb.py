@@ -580,8 +580,9 @@ def test_layers_that_cannot_be_perturbed(at: str, message: str) -> None:
         return {"out": m.head(h), "aux": m.side(h)}
 
     model = skips(wiring)
-    with untouched(model), pytest.raises(ValueError, match=message):
-        guide(model, pictures(), 0.1, at=at)
+    for run in (guide, lambda *arguments, **options: list(sweep(*arguments[:2], [0.1], **options))):
+        with untouched(model), pytest.raises(ValueError, match=message):
+            run(model, pictures(), 0.1, at=at)
 
 
 @pytest.mark.parametrize(
