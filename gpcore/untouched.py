@@ -10,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from gpcore.checks import expect
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -23,6 +25,7 @@ def untouched(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         model: Any = args[0] if args else kwargs["model"]
+        expect("model", f"a {type(model).__name__}", isinstance(model, nn.Module), "an nn.Module")
         modules, graded = [*model.modules()], torch.is_grad_enabled()
         training = [(m, n, b) for m in modules if m.training for n, b in m._buffers.items() if b is not None]
         buffers = [(*each, each[2].detach().clone()) for each in training]

@@ -437,3 +437,8 @@ def test_logits_as_large_as_they_get_are_finite() -> None:
     """Such as where a model masks a class: their sum is infinite."""
     logits = torch.zeros(2, 3, 4, 5).index_fill(1, torch.tensor([1]), torch.finfo(torch.float32).min)
     assert logits_of(logits) is logits
+
+
+def test_functions_are_no_models() -> None:
+    with pytest.raises(ValueError, match=r"model: got a function, expected an nn\.Module"):
+        guide(lambda x: x, pictures(), 0.05)  # type: ignore[arg-type]
