@@ -59,7 +59,8 @@ def test_single_attacks_are_those_of_the_library(study, monkeypatch):
     assert (network(found).argmax(1) != own).double().mean() >= 0.5
     assert torch.equal(found, minimal.deepfool(network, x, own, candidates=3).images)
     monkeypatch.setattr(minimal, "lbfgs", lambda *given, **options: SimpleNamespace(images=(given, options)))
-    assert moves["L-BFGS"](x, own) == ((network, x, own), {"iterations": 20, "void": 255})
+    last = robustness.single(network, EPSILON, 3)["L-BFGS"]
+    assert last(x, own) == ((network, x, own), {"iterations": 20, "void": 255})
 
 
 def test_counts_pair_every_attack_with_every_answer(study):
