@@ -309,13 +309,9 @@ def logits_of(output: Any) -> Tensor:
         expected = 'float logits B x K or B x K x h x w, alone, as "out" or "logits", or first in a tuple'
         raise ValueError(f"model: its output is {found}, expected {expected}")
     logits = single(logits)
-    if not finite(logits.detach()):
+    if not (logits.detach().sum().isfinite() or logits.isfinite().all()):  # a sum is soon told, but may overflow
         raise ValueError("model: its logits hold NaN or infinite values, expected finite ones")
     return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
-
-
-def finite(tensor: Tensor) -> bool:
-    return bool(tensor.sum().isfinite() or tensor.isfinite().all())  # a sum is soon told, but may overflow
 
 
 def single(tensor: Tensor) -> Tensor:
