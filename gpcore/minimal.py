@@ -133,7 +133,6 @@ def _lbfgs(
     other = _without(pseudo_labels(logits, label, void=void), logits).argmax(1).where(label != void, void)
     objective = cross_entropy(rest, label if targeted else other, void=void)
     box, options = bounds and optimize.Bounds(*bounds), {"maxcor": 15, "maxiter": iterations}
-    # with c = 0 the image itself
     found, low, high = Adversarial(image, fooled(logits, label, targeted=targeted, void=void) >= share), 0.0, 0.0
     while not found.fooled.all() and high < 2**30 * LEAST_C:
         low, high = high, 2 * (high or LEAST_C)

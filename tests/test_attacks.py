@@ -329,16 +329,16 @@ def test_mistakes_of_the_parts_are_named():
 @pytest.mark.parametrize(
     ("scale", "shift", "last", "message"),
     [
-        (255, 0, nn.Identity(), "images: .* bytes"),
-        (4, -2, nn.Identity(), "images: .* normalised"),
-        (1, 0, nn.Softmax(1), "model: .* probabilities"),
-        (1, 0, nn.Sequential(nn.Conv2d(4, 1, 1), nn.Sigmoid()), "model: .* probabilities"),
-        (1, 0, nn.Conv2d(4, 1, 1), None),
-        (1.2, -0.1, nn.Identity(), None),
+        (255, 0, nn.Identity, "images: .* bytes"),
+        (4, -2, nn.Identity, "images: .* normalised"),
+        (1, 0, lambda: nn.Softmax(1), "model: .* probabilities"),
+        (1, 0, lambda: nn.Sequential(nn.Conv2d(4, 1, 1), nn.Sigmoid()), "model: .* probabilities"),
+        (1, 0, lambda: nn.Conv2d(4, 1, 1), None),
+        (1.2, -0.1, nn.Identity, None),
     ],
 )
 def test_what_is_seldom_meant_is_mentioned_once(scale, shift, last, message):
-    model, images = nn.Sequential(*network("segment"), last).double(), scale * pictures() + shift
+    model, images = nn.Sequential(*network("segment"), last()).double(), scale * pictures() + shift
     arguments, options = (model, images, torch.zeros(5, 4, 5, dtype=torch.long), 0.1), {"steps": 3, "bounds": None}
     pgd(*arguments, check=False, **options)
     for action, calls in (("always", 1), ("default", 3)):

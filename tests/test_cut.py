@@ -138,7 +138,7 @@ def test_what_a_model_keeps_for_itself_is_its_own_activations() -> None:
     close((model.feature, seen["stem"], seen["last"]), (model.stem(images), model.stem(images), out.after))
 
 
-CHANGES = ["another branch", "one call more", "one call fewer", "an error caught", "another error"]
+CHANGES = ["another branch", "one call more", "one call fewer", "an error caught", "another error", "in place later"]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -152,15 +152,18 @@ def test_a_model_that_changes_its_mind_is_run_as_a_whole(change: str, since: int
         x, late = m.stem(x) + 0, len(calls) >= since
         if change == "another branch":
             x = x.sub(0) if late else x.add(0)
-        elif change in CHANGES[3:] and late:
+        elif change in CHANGES[3:5] and late:
             try:
                 x.neg()
             except LookupError as error:
                 if change == "another error":
                     raise RuntimeError from error
-        elif late == (change == "one call more"):
+        elif change in CHANGES[1:3] and late == (change == "one call more"):
             x = x + 0
-        return m.last(m.mid(x))
+        h = m.mid(x)
+        if change == "in place later" and late:
+            x.add_(0)
+        return m.last(h + x)
 
     model, images = Wired(wiring, **layers()).double().eval(), pictures()
     out = guide(model, images, 0.05, at="mid")
@@ -188,6 +191,17 @@ def test_an_answer_that_is_read_behind_one_s_back_is_refused() -> None:
     assert not torch.equal(out.before, rest(place))
     close(out.signal, uphill(rest, place), 1e-4)
     close((out.images, out.after), (place + 0.05 * out.signal.sign(), rest(out.images).detach()))
+
+
+def test_nothing_reaches_a_layer_that_runs_without_gradients() -> None:
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        stem = m.stem(x)
+        with torch.no_grad():
+            h = m.mid(stem)
+        return m.last(h)
+
+    with pytest.raises(ValueError, match="at: the output does not depend on 'mid'"):
+        guide(Wired(wiring, **layers()).double().eval(), pictures(), 0.05, at="mid")
 
 
 def test_tuples_cannot_be_perturbed() -> None:
@@ -330,11 +344,14 @@ def test_numbers_that_another_thread_draws_are_left_alone(at: str | None) -> Non
     assert len(drawn) >= 3
 
 
-@pytest.mark.parametrize("at", [None, "stem", "mid"])
-def test_numbers_drawn_in_evaluation_mode_are_the_same_in_every_pass(at: str | None) -> None:
+@pytest.mark.parametrize(("at", "repeated"), [(None, False), ("stem", False), ("mid", False), ("mid", True)])
+def test_numbers_drawn_in_evaluation_mode_are_the_same_in_every_pass(at: str | None, repeated: bool) -> None:
     def noisy(m: Any, x: Tensor) -> Tensor:
         h = m.stem(dropout(x, 0.3))
-        return m.last(m.mid(h + torch.randn_like(h)))
+        z = m.mid(h + torch.randn_like(h))
+        if repeated:
+            h.add_(0)
+        return m.last(z + dropout(h, 0.3))
 
     model, images = Wired(noisy, **layers()).double().eval(), pictures()
     with untouched(model):
@@ -342,7 +359,7 @@ def test_numbers_drawn_in_evaluation_mode_are_the_same_in_every_pass(at: str | N
         swept = [logits for _, logits in sweep(model, images, [0.0, 0.0], at=at)]
     expected = model(images).detach()
     close([*out.trajectory, *swept], [expected] * 5)
-    assert not out.repeated
+    assert out.repeated is repeated
     assert not torch.allclose(model(images), expected)
 
 

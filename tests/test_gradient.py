@@ -171,11 +171,6 @@ def test_gradients_that_are_no_numbers(signal: float) -> None:
         backward(torch.full((2, 3), signal))
 
 
-def test_large_gradients_are_finite() -> None:
-    backward = differentiable(lambda x: 3e38 * x, torch.zeros(2, 3))[1]
-    assert torch.equal(backward(torch.ones(2, 3)), torch.full((2, 3), 3e38))
-
-
 @pytest.mark.parametrize(
     ("images", "message"),
     [

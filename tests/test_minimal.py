@@ -151,7 +151,7 @@ def test_lbfgs_agrees_with_foolbox():
 
 
 def test_lbfgs_untargeted_aims_at_the_second_best_class():
-    model, images = network("classify"), pictures()
+    model, images = network("classify"), pictures(4)
     labels, second = model(images).topk(2, 1).indices.T
     found, aimed = lbfgs(model, images, labels), lbfgs(model, images, second, targeted=True)
     assert found.fooled.all() and wrong(model, found, labels).all()
@@ -297,11 +297,15 @@ def test_logits_that_are_no_numbers_are_refused(attack, value):
 
 
 @pytest.mark.parametrize(
-    ("attack", "kind", "options"),
-    [(deepfool, "classify", {}), (deepfool, "segment", {"share": 0.3}), (lbfgs, "classify", {"iterations": 10})],
+    ("attack", "dtype", "kind", "options"),
+    [
+        (deepfool, torch.half, "classify", {}),
+        (deepfool, torch.bfloat16, "segment", {"share": 0.3}),
+        (lbfgs, torch.half, "segment", {"iterations": 5, "share": 0.3}),
+        (lbfgs, torch.bfloat16, "classify", {"iterations": 5}),
+    ],
 )
-@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
-def test_networks_in_half_precision(attack, kind, options, dtype):
+def test_networks_in_half_precision(attack, dtype, kind, options):
     model, images = network(kind).to(dtype), pictures(1).to(dtype)
     labels = model(images).argmax(1)
     found = attack(model, images, labels, **options)

@@ -190,7 +190,7 @@ def test_one_layer_by_hand(model: Any, x: list[float], labels: Any, ce: list[flo
             close(out.after, model(out.images).detach(), 1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @KINDS
 @pytest.mark.parametrize("labels", ["onehot", "top2", "uniform", "random", "map", "distribution"])
 def test_finite_differences(labels: str, kind: str, seed: int) -> None:
@@ -637,16 +637,16 @@ EVERY = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize(
     ("scale", "shift", "last", "message"),
     [
-        (255, 0, nn.Identity(), "images: .* bytes"),
-        (8, -4, nn.Identity(), "images: .* normalised"),
-        (1, 0, nn.Softmax(1), "model: .* probabilities"),
-        (1, 0, nn.Sequential(nn.Conv2d(4, 1, 1), nn.Sigmoid()), "model: .* probabilities"),
-        (1, 0, nn.Conv2d(4, 1, 1), None),
-        (2.4, -0.7, nn.Identity(), None),  # from -.1 to 1.1
+        (255, 0, nn.Identity, "images: .* bytes"),
+        (8, -4, nn.Identity, "images: .* normalised"),
+        (1, 0, lambda: nn.Softmax(1), "model: .* probabilities"),
+        (1, 0, lambda: nn.Sequential(nn.Conv2d(4, 1, 1), nn.Sigmoid()), "model: .* probabilities"),
+        (1, 0, lambda: nn.Conv2d(4, 1, 1), None),
+        (2.4, -0.7, nn.Identity, None),  # from -.1 to 1.1
     ],
 )
 def test_what_is_seldom_meant_is_mentioned_once(run: Any, scale: float, shift: float, last: Any, message: Any) -> None:
-    model, images = nn.Sequential(*network("segment"), last).double(), scale * pictures() + shift
+    model, images = nn.Sequential(*network("segment"), last()).double(), scale * pictures() + shift
     run(model, images, check=False)
     with warnings.catch_warnings(record=True, action="default") as caught:
         for _ in range(3):
@@ -656,21 +656,20 @@ def test_what_is_seldom_meant_is_mentioned_once(run: Any, scale: float, shift: f
 
 
 @EVERY
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_no_numbers(run: Any, value: float) -> None:
+def test_logits_that_are_no_numbers(run: Any) -> None:
     model = network("segment")
-    model[2].bias.data[1] = value
-    with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
-        run(model, pictures())
+    for model[2].bias.data[1] in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="model: got logits with NaN or infinite values, expected finite ones"):
+            run(model, pictures())
 
 
 @EVERY
-@pytest.mark.parametrize("direction", ["sign", "linf", "l2"])
-def test_gradients_that_are_no_numbers(run: Any, direction: str) -> None:
+def test_gradients_that_are_no_numbers(run: Any) -> None:
     """The square root's, at zero."""
     model = nn.Sequential(nn.Identity(), Wired(lambda m, x: x.sqrt()), nn.Conv2d(3, 4, 1)).double()
-    with pytest.raises(ValueError, match="model: got a gradient with NaN or infinite values"):
-        run(model, pictures().clamp_min(0.5) - 0.5, direction=direction)
+    for direction in ("sign", "linf", "l2"):
+        with pytest.raises(ValueError, match="model: got a gradient with NaN or infinite values"):
+            run(model, pictures().clamp_min(0.5) - 0.5, direction=direction)
 
 
 @pytest.mark.parametrize("at", [None, "stem", "mid"])

@@ -107,9 +107,9 @@ def excitement(model, x):
 
 def test_gd_uap_excites_every_layer_within_its_bound():
     model, background = bare(3, 6, 8, 4), torch.zeros(3, 6, 6)
-    found = gd_uap(model, background, epsilon=0.1, steps=300)
+    found = gd_uap(model, background, epsilon=0.1, steps=150)
     v, history = found.perturbation, found.history
-    assert v.shape == (3, 6, 6) and v.abs().max() == torch.tensor(0.1) and len(history) == 300
+    assert v.shape == (3, 6, 6) and v.abs().max() == torch.tensor(0.1) and len(history) == 150
     assert history[0] > history[20] > history[60] > min(history)
     assert excitement(model, v) == pytest.approx(min(history), abs=1e-5)
     noise = 0.1 * torch.randn(1000, 3, 6, 6, generator=torch.Generator().manual_seed(0)).sign()
