@@ -32,17 +32,17 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=digits ONLY="03 04" JOBS=2 PARAMS="name=value"]
-	@$(BIN)/python -m gpcore.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
+	@$(BIN)/python -m gpcore.companion.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
 
 notebooks: $(READY) ## as figures, and write outputs into notebooks/, tables into the README  [ONLY JOBS]
-	$(BIN)/python -m gpcore.reproduce --in-place --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
-	$(BIN)/python -m gpcore.readme
+	$(BIN)/python -m gpcore.companion.reproduce --in-place --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m gpcore.companion.report.readme
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
 train: $(READY) ## train the networks of a study again  [STUDY=digits]
-	$(BIN)/python -m gpcore.training $(STUDY)
+	$(BIN)/python -m gpcore.companion.training $(STUDY)
 
 data: $(READY) ## fetch real data; CAMVID=/your/copy uses your own
 	$(BIN)/python -m gpcore.datasets.fetch $(if $(CAMVID),--from "$(CAMVID)")

@@ -102,7 +102,7 @@ class CRFRNN(nn.Module):
         return _mean_field(logits, kernels, weights, self.stride, self.iterations)
 
     def supervised(self, images: Tensor) -> list[Tensor]:
-        """What `gpcore.training` puts the loss on: the logits after the last step."""
+        """What `gpcore.companion.training` puts the loss on: the logits after the last step."""
         return [self(images)]
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from gpcore.companion.studies import DIGITS
+from gpcore.companion.studies.study import Study
 from gpcore.networks import fcn_small
-from gpcore.studies import DIGITS
-from gpcore.study import Study
 
 EPSILON = 0.02
 CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}

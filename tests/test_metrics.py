@@ -7,7 +7,8 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torchmetrics import JaccardIndex
 
-from gpcore import metrics, tables
+from gpcore import metrics
+from gpcore.companion.report import tables
 
 VOID = 7
 

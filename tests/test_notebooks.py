@@ -9,7 +9,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from gpcore import paths, studies
+from gpcore import paths
+from gpcore.companion import studies
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])/(?:home|root|work|tmp|Users|usr|opt|var|mnt)/|\b[A-Z]:\\")

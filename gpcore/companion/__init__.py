@@ -1,0 +1,1 @@
+"""What the notebooks need beyond the method: studies, training, measuring, reports and the runner."""

@@ -1,0 +1,154 @@
+"""One drawing style, and panels of pictures: images, label maps, changes, signals. Functions return the figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Patch
+from torch import Tensor
+
+from gpcore.companion.studies.study import Study
+
+COLUMN, PAGE = 3.25, 6.875  # inches
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+CHANGES = {
+    "right": "#EEEEEE",
+    "still wrong": "#9A9A9A",
+    "corrected": "#0072B2",
+    "newly wrong": "#D55E00",
+    "void": "#FFFFFF",
+}
+
+
+def use_style() -> None:
+    """Sets matplotlib's rcParams for every figure of the project."""
+    plt.rc("figure", dpi=100)
+    plt.rc("savefig", dpi=200)
+    plt.rc("pdf", fonttype=42)
+    plt.rc("font", size=8)
+    plt.rc("axes", titlesize=8, labelsize=8, grid=True, prop_cycle=cycler(color=OKABE_ITO))
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("xtick", labelsize=7)
+    plt.rc("ytick", labelsize=7)
+    plt.rc("legend", fontsize=7, frameon=False)
+    plt.rc("grid", alpha=0.3, linewidth=0.5)
+    plt.rc("lines", linewidth=1.3)
+    plt.rc("image", interpolation="nearest")
+
+
+class Panel(NamedTuple):
+    """One picture of a grid: `kind` is "image", "labels", "changes", "signed" or "size"; `limit` fixes its scale."""
+
+    kind: str
+    data: Tensor
+    title: str = ""
+    limit: float | None = None
+
+
+def photograph(study: Study, image: Tensor, title: str = "") -> Panel:
+    """A 3 x H x W image where the study's may be shown, else a blank panel that says so."""
+    return Panel("image" if study.photographs else "withheld", image, title)
+
+
+def change_map(before: Tensor, after: Tensor, truth: Tensor, void: int) -> Tensor:
+    """Indices into CHANGES for H x W predictions before and after."""
+    was, now = before == truth, after == truth
+    codes = (~was & ~now) * 1 + (~was & now) * 2 + (was & ~now) * 3
+    return codes.masked_fill(truth == void, 4)
+
+
+def show(axes: Axes, panel: Panel, study: Study) -> None:
+    """Draws one panel; signed data on a zero-centred diverging map, its limit printed in the title."""
+    data, title = panel.data.numpy(), panel.title
+    if panel.kind == "image":
+        axes.imshow(data.transpose(1, 2, 0).clip(0, 1))  # a perturbed image may leave [0, 1] by epsilon
+    elif panel.kind == "withheld":
+        axes.imshow(np.full((*data.shape[-2:], 3), 0.93))
+        text = "photograph\nnot reproduced"
+        axes.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=6)
+    elif panel.kind == "labels":
+        palette = np.full((256, 3), 255, np.uint8)
+        palette[: len(study.colours)] = study.colours
+        palette[study.void] = 255
+        axes.imshow(palette[data])
+    elif panel.kind == "changes":
+        axes.imshow(data, cmap=ListedColormap(list(CHANGES.values())), vmin=0, vmax=len(CHANGES) - 1)
+    else:
+        limit = panel.limit or float(np.abs(data).max()) or 1.0
+        low, colours = (-limit, "RdBu_r") if panel.kind == "signed" else (0.0, "viridis")
+        axes.imshow(data, cmap=colours, vmin=low, vmax=limit)
+        title = f"{title} ({'±' if low else '0 to '}{limit:.2g})"
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def grid(
+    rows: Sequence[Sequence[Panel]], study: Study, *, sides: Sequence[str] = (), legend: Sequence[str] = ()
+) -> Figure:
+    """Rows of panels at page width; `sides` names the rows; `legend` explains the colours of "labels", "changes"."""
+    height, width = rows[0][0].data.shape[-2:]
+    cell = PAGE / len(rows[0])
+    titles = sum(0.22 if any(panel.title for panel in row) else 0.06 for row in rows)
+    size = (PAGE, 0.95 * len(rows) * cell * height / width + titles + 0.45)
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False, layout="constrained")
+    for y, row in enumerate(rows):
+        for x, panel in enumerate(row):
+            show(axes[y, x], panel, study)
+        if sides:
+            axes[y, 0].set_ylabel(sides[y])
+    handles = [h for kind in legend for h in (class_handles(study) if kind == "labels" else change_handles())]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), columnspacing=0.8)
+    return figure
+
+
+def class_handles(study: Study) -> list[Patch]:
+    """Legend entries of the study's classes."""
+    pairs = zip(study.colours, study.classes, strict=True)
+    return [Patch(color=(red / 255, green / 255, blue / 255), label=name) for (red, green, blue), name in pairs]
+
+
+def change_handles() -> list[Patch]:
+    """Legend entries of `change_map`."""
+    return [Patch(facecolor=c, edgecolor="#555555", linewidth=0.4, label=name) for name, c in CHANGES.items()]
+
+
+def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Figure:
+    """The method as a drawn figure: predict (top), send the gradient back (middle), step and predict again (bottom).
+
+    `panels`: image, prediction, onehot, gradient, perturbed, guided.
+    """
+    figure = plt.figure(figsize=(PAGE, 5.2))
+    places = {
+        "image": (0.02, 0.745), "prediction": (0.73, 0.745), "onehot": (0.73, 0.42),
+        "gradient": (0.02, 0.42), "perturbed": (0.02, 0.095), "guided": (0.73, 0.095),
+    }  # fmt: skip
+    for name, (x, y) in places.items():
+        show(figure.add_axes((x, y, 0.25, 0.21)), panels[name], study)
+    # each step runs from one side to the other through the network, drawn as a box in between
+    steps = [
+        (0.85, "Step 1: predict", "network, forward", True),
+        (0.525, "Step 2: take the prediction as the label", "network, backward:  g = ∂(z · (l − y)) / ∂x", False),
+        (0.2, f"Step 3: predict again  (ε = {epsilon:g})", "network, forward", True),
+    ]
+    for y, title, text, forward in steps:
+        ends = ((0.29, y), (0.71, y)) if forward else ((0.71, y), (0.29, y))
+        figure.add_artist(_arrow(figure, *ends))
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": OKABE_ITO[0 if forward else 1]}
+        figure.text(0.5, y, text, ha="center", va="center", bbox=box)
+        figure.text(0.5, y + 0.06, title, ha="center", weight="bold")
+    for x, top, text in ((0.75, 0.735, "most likely class → label l"), (0.04, 0.41, "x + ε sign(g)")):
+        figure.add_artist(_arrow(figure, (x, top), (x, top - 0.055)))
+        figure.text(x + 0.02, top - 0.025, text, fontsize=7, va="center")
+    figure.legend(handles=class_handles(study), loc="lower center", ncols=11, columnspacing=0.8, handlelength=1.2)
+    return figure
+
+
+def _arrow(figure: Figure, start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPatch:
+    return FancyArrowPatch(start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=10, color="black")

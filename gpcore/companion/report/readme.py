@@ -1,0 +1,66 @@
+"""Fill the README's tables from result rows: `python -m gpcore.companion.report.readme`. By hand are words only."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from gpcore import paths
+from gpcore.companion import studies
+from gpcore.companion.report import claims, record, tables
+
+README = paths.ROOT / "README.md"
+
+
+def headline() -> str:
+    """One row per study and network: base, guided, gain with interval, beside the published gain."""
+    published = record.paper("segmentation")
+    parts = []
+    for name in ("digits", "camvid"):
+        # notebook 00 has the FCNs alone
+        found = (paths.ROOT / "figures" / name / n / "test.csv" for n in ("06_architectures", "00_guided_perturbation"))
+        if rows := next((path for path in found if path.is_file()), None):
+            table = tables.beside(pd.read_csv(rows), published).reset_index()
+            table.insert(0, "study", name)
+            parts.append(table.drop(columns=["ε", "gain − paper's"]))
+    return _markdown(pd.concat(parts))
+
+
+def notebooks() -> str:
+    """One row per notebook: the figures it redraws, its command and its seconds, from the last recorded run if any."""
+    runs = pd.read_csv(paths.ROOT / "figures" / "digits" / "runs.csv").set_index("notebook")["seconds"]
+    rows = []
+    for path in sorted((paths.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+        link = f"[`{path.stem}`](notebooks/{path.name})"
+        seconds = round(runs[path.stem]) if path.stem in runs else "–"
+        rows.append((title, notebook.metadata["paper"], link, f"`make figures ONLY={path.stem[:2]}`", seconds))
+    return _markdown(pd.DataFrame(rows, columns=["what", "paper's figure", "notebook", "command", "seconds"]))
+
+
+def ledger() -> str:
+    """One row per study: how many claims were tried there, hold, fail, are undecided or not run."""
+    return _markdown(claims.tally(claims.ledgers(studies.STUDIES), "study").reset_index())
+
+
+def fill(text: str) -> str:
+    """`text` with each block between <!-- NAME --> and <!-- end --> made anew by the function of that name."""
+    blocks = {"headline": headline, "notebooks": notebooks, "ledger": ledger}
+    return re.sub(
+        r"(<!-- (\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{blocks[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
+    )
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def main(path: Path = README) -> None:
+    path.write_text(fill(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

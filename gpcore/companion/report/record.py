@@ -1,0 +1,82 @@
+"""What a notebook leaves behind: figures with their rows, provenance, and entries for the claims ledger."""
+
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gpcore import paths
+from gpcore.companion import weights
+from gpcore.companion.report import claims, panels
+from gpcore.companion.studies.study import Study
+
+PACKAGES = ("torch", "torchvision", "numpy", "mlxtend", "matplotlib", "seaborn")
+
+
+class Record:
+    """Collects one notebook's output under figures/STUDY/NOTEBOOK.
+
+    Opening a record sets the style of figures and tables. `parameters` are the notebook's own, kept in
+    `provenance.json` beside package versions and the hashes of the weights of its networks and of the study's
+    `refiners` that it names; nothing there changes from run to run.
+    """
+
+    def __init__(self, notebook: str, study: Study, *, refiners: Iterable[str] = (), **parameters: Any) -> None:
+        panels.use_style()
+        pd.set_option("display.max_colwidth", None)
+        self.notebook, self.study = notebook, study
+        self.folder = paths.FIGURES / study.name / notebook
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.claims: dict[str, dict[str, str]] = {}
+        used = parameters.get("networks", [parameters["network"]] if "network" in parameters else study.networks)
+        provenance = {
+            "notebook": notebook,
+            "study": study.name,
+            "parameters": parameters,
+            "images": dict(study.images),
+            "weights": {name: weights.info(study.weights(name))["files"] for name in [*used, *refiners]},
+            "epsilon": {name: study.epsilon(name) for name in used},
+            "device": "cpu",
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        }
+        (self.folder / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+
+    def save(self, figure: Figure, name: str, rows: pd.DataFrame) -> None:
+        """Writes the figure as PNG (200 dpi) and PDF, without timestamps, and the rows behind it as CSV."""
+        figure.savefig(self.folder / f"{name}.png", dpi=200, metadata={"Software": None})
+        figure.savefig(self.folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        self.rows(name, rows)
+
+    def rows(self, name: str, rows: pd.DataFrame) -> pd.DataFrame:
+        """Writes rows as CSV to five digits and returns them."""
+        rows.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.5g", lineterminator="\n")
+        return rows
+
+    def claim(self, identity: str, **numbers: float) -> pd.DataFrame:
+        """Enters a claim with its measured numbers; the verdict follows from them by `claims.CRITERIA`.
+
+        It follows from the numbers as printed, to three digits, so that a reader comes to the same one.
+        Returns the ledger's rows of this notebook so far, for display.
+        """
+        rounded = {name: float(f"{value:.3g}") for name, value in numbers.items()}
+        known = claims.statement(identity)
+        self.claims[identity] = {
+            "id": identity,
+            "claim": known["statement"],
+            "holds when": known["criterion"],
+            "verdict": claims.verdict(identity, rounded),
+            "numbers": "; ".join(f"{name} {value:g}" for name, value in rounded.items()),
+        }
+        return self.rows("claims", pd.DataFrame(self.claims.values()))
+
+    def ledger(self) -> pd.DataFrame:
+        """Writes the verdicts of all notebooks on this study to figures/STUDY/claims.csv and returns them."""
+        return self.rows("../claims", claims.ledger(self.study.name))
+
+
+def paper(table: str) -> pd.DataFrame:
+    """A published table from data/paper."""
+    return pd.read_csv(paths.PAPER / f"{table}.csv")

@@ -1,0 +1,265 @@
+"""Redraw figures: run the numbered notebooks on a study and take over their figures only when all went well.
+
+    python -m gpcore.companion.reproduce --study digits --only 03 04 --jobs 2 -p images=50
+
+Each notebook runs in a process of its own and writes to `build/STUDY`, where executed notebooks and logs stay. What it
+drew replaces `figures/STUDY/NN_name` after it has succeeded. Both folders of the study belong to one run at a time.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from gpcore import paths
+from gpcore.companion.execution import copy_outputs, execute, replace_file
+
+DEFAULT = "digits"  # the study whose outputs are committed
+LAST = "99_claims"  # reads what the other notebooks left, and writes the study's ledger beside their folders
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one notebook; `error` is empty when it succeeded."""
+
+    notebook: str
+    seconds: float
+    figures: int
+    error: str = ""
+
+
+def reproduce(
+    study: str = DEFAULT,
+    *,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    timeout: int = 3600,
+    in_place: bool = False,
+    record: bool = False,
+    parameters: Mapping[str, object] | None = None,
+    notebooks: Path = paths.ROOT / "notebooks",
+    figures: Path = paths.FIGURES,
+    build: Path = paths.ROOT / "build",
+) -> list[Outcome]:
+    """Run the notebooks `only` names (numbers or names; default all), `jobs` at a time, and take over their figures.
+
+    `parameters` replace values of the cells tagged "parameters". `in_place` also writes fresh outputs back into the
+    notebooks themselves; `record` notes the seconds of each in figures/STUDY/runs.csv. A notebook that fails, or takes
+    more than `timeout` seconds, stops no other and leaves its earlier figures as they were. An interrupt ends all.
+
+    Raises:
+        ValueError: before anything runs, for an unknown study, notebook or parameter, what in-place cannot mean, or
+            while another run owns a folder.
+    """
+    from gpcore.companion import studies  # late: the command's --help need not wait for torch
+
+    studies.study(study)
+    for name, number in (("jobs", jobs), ("timeout", timeout)):
+        if number < 1:
+            raise ValueError(f"{name}: got {number}, expected at least 1")
+    if in_place and (study != DEFAULT or parameters):
+        raise ValueError(f"in_place: committed outputs are of study {DEFAULT!r} and the notebooks' own parameters")
+    chosen = find(notebooks.resolve(), only, study)
+    values = {} if in_place else {"study": study, **(parameters or {})}
+    for notebook in chosen:
+        check_parameters(notebook, {"study", *values})
+
+    build = build.resolve() / study
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    # Bars in a batch run would only leave stray text in the outputs.
+    extra = {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": threads}
+    extra["GPCORE_FINISHED"] = str(figures.resolve())
+    # glibc then keeps freed memory for the next tensors, which saves a tenth of the time.
+    extra |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+
+    outcomes: list[Outcome] = []
+    process: dict[str, Any] = {"env": os.environ | extra}
+
+    def one(notebook: Path) -> None:
+        print(f"{notebook.stem}: running", flush=True)
+        start, count = time.monotonic(), 0
+        executed, place = build / notebook.name, Path(study, notebook.stem)
+        drawn, target = build / "figures" / place, figures / place
+        try:
+            recover(target)
+            shutil.rmtree(drawn, ignore_errors=not drawn.exists())
+            error = execute(notebook, executed, values, timeout, **process)
+            count = len(list(drawn.glob("*.png")))
+            if not error and not count:
+                error = f"{notebook.name}: drew no figure into $GPCORE_FIGURES/{place}"
+            if not error:
+                replace_folder(drawn, target)
+                if notebook.stem == LAST:
+                    replace_file(target.parent / "claims.csv", (drawn.parent / "claims.csv").read_bytes())
+                if in_place:
+                    copy_outputs(executed, notebook)
+        except Exception as exception:  # a full disk, say: the others go on
+            error = f"{notebook.name}: {type(exception).__name__}: {exception}"
+        outcome = Outcome(notebook.stem, time.monotonic() - start, 0 if error else count, error)
+        print(f"{outcome.notebook}: {'failed' if error else 'done'} after {outcome.seconds:.0f} s", flush=True)
+        outcomes.append(outcome)
+
+    with owned(build) as lock, owned(figures / study):
+        reader, writer = os.pipe()
+        process |= {"stdin": reader, "pass_fds": [lock]}  # so that it owns the folder till its end after a killed run
+        try:
+            # An interrupt closes the writer first, which ends the notebooks that the pool then waits for.
+            with open(reader), ThreadPoolExecutor(jobs) as pool, open(writer, "w"):
+                for last in (False, True):
+                    list(pool.map(one, [notebook for notebook in chosen if (notebook.stem == LAST) == last]))
+            outcomes.sort(key=lambda outcome: outcome.notebook)
+            if record:
+                runs = figures / study / "runs.csv"
+                try:
+                    record_seconds(outcomes, runs)
+                except (OSError, ValueError) as exception:
+                    outcomes.append(Outcome(runs.name, 0, 0, f"{runs}: {exception}"))
+        finally:
+            print("", *(f"{o.error}\n" for o in outcomes if o.error), table(outcomes), sep="\n")
+    return outcomes
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[int]:
+    """Keep other runs off a folder until the block is left or, however that happens, the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ValueError(f"{folder}: in use by {lock.read()}; wait for its end or name another folder") from None
+        lock.truncate(0)
+        print(f"process {os.getpid()} since {time.strftime('%F %T')}", end="", file=lock, flush=True)
+        yield lock.fileno()
+
+
+def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[Path]:
+    """The notebooks of a folder that run on `study`, in order: all whose metadata name no others.
+
+    `only` keeps some, by number ("3", "03") or name ("03_title", "title").
+    """
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise ValueError(f"notebooks: no NN_name.ipynb in {folder}")
+    chosen = set()
+    for key in only:
+        found = {path for path in every if key.zfill(2) in (path.stem, path.stem[:2], path.stem[3:])}
+        if not found:
+            names = ", ".join(path.stem for path in every)
+            raise ValueError(f"only: got {key!r}, expected a number or name of {names}")
+        chosen |= found
+    meant = {}
+    for path in sorted(chosen or every):
+        try:
+            meant[path] = nbformat.read(path, as_version=4).metadata.get("studies", [study])
+        except Exception as error:  # nbformat has many, and none names the file
+            raise ValueError(f"{path}: not a notebook ({type(error).__name__}: {error})") from error
+        if path in chosen and study not in meant[path]:
+            raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
+    return [path for path in meant if study in meant[path]]
+
+
+def check_parameters(notebook: Path, names: Iterable[str]) -> None:
+    """Papermill would only warn of a name that the notebook's parameters cell does not declare."""
+    import papermill
+
+    known = list(papermill.inspect_notebook(str(notebook)))
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known)
+            hint = f"did you mean {close[0]}?" if close else f"its parameters cell has {', '.join(known) or 'none'}"
+            raise ValueError(f"parameter: {notebook.name} does not declare {name!r}; {hint}")
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a copy of `new` in the place of `target` by renames, so that old and new files never mix."""
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    try:
+        shutil.copytree(new, fresh)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    finally:
+        recover(target)
+
+
+def recover(target: Path) -> None:
+    """Undo what `replace_folder` left when it failed or its run was killed."""
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def record_seconds(outcomes: Iterable[Outcome], path: Path) -> None:
+    """Keep the seconds of the latest successful run of every notebook, for the README."""
+    header = "notebook,seconds\n"
+    text = path.read_text() if path.exists() else header
+    if not re.fullmatch(rf"{header}(\w+,\d+\n)*", text):
+        raise ValueError("expected rows of notebook,seconds; mend or delete it")
+    seconds = dict(line.split(",") for line in text.splitlines()[1:])
+    seconds |= {outcome.notebook: f"{outcome.seconds:.0f}" for outcome in outcomes if not outcome.error}
+    replace_file(path, (header + "".join(f"{name},{value}\n" for name, value in sorted(seconds.items()))).encode())
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    width = max(len(name) for name in ("notebook", *(outcome.notebook for outcome in outcomes)))
+    rows = [f"{'notebook':<{width}}  seconds  figures  status"]
+    for o in outcomes:
+        rows.append(f"{o.notebook:<{width}}  {o.seconds:7.1f}  {o.figures:7d}  {'failed' if o.error else 'ok'}")
+    return "\n".join(rows)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """ "epsilon=0.002" -> ("epsilon", 0.002); what is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m gpcore.reproduce", description="Run the notebooks, redraw the figures.")
+    parser.add_argument("--study", default=DEFAULT)
+    parser.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers or names of notebooks")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds that a notebook may take")
+    parser.add_argument("--in-place", action="store_true", help="also write the outputs back into the notebooks")
+    parser.add_argument("--record", action="store_true", help="note the seconds in figures/STUDY/runs.csv")
+    parser.add_argument("-p", dest="parameters", nargs="+", action="extend", type=assignment, metavar="NAME=VALUE")
+    for place in ("notebooks", "figures", "build"):
+        parser.add_argument(f"--{place}", type=Path, default=argparse.SUPPRESS)
+    options = vars(parser.parse_args(arguments))
+    options["parameters"] = dict(options["parameters"] or ())
+    try:
+        outcomes = reproduce(**options)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return int(any(outcome.error for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends as an interrupt does
+    sys.exit(main())

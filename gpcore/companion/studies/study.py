@@ -1,0 +1,172 @@
+"""What a study is: data splits, the networks trained on them, what refines their predictions, and tuned settings."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from gpcore import denoise
+from gpcore.companion import weights
+from gpcore.progress import progress
+
+POOLS = ("pool1", "pool2", "pool3", "pool4", "pool5")
+Data = Dataset[tuple[Tensor, Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """What adversarial training does to a share `ratio` of every batch: `attacks.pgd` with the other fields.
+
+    Source: arXiv 2204.01099, section 5.1.
+    """
+
+    epsilon: float = 0.03
+    steps: int = 3
+    step_size: float = 0.01
+    norm: str = "linf"
+    ratio: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: AdamW, one-cycle learning rate, exponential moving average of the weights.
+
+    `samples` items make an epoch. With `crop`, items are random square crops of that size after a random rescaling by
+    `scale`, flipped and colour-jittered; with `mirror`, half of them are flipped and nothing else. `rate` applies to
+    layers trained from scratch, `start_rate` to those that start from given weights; layers whose names begin as in
+    `frozen` stay as they are. Class weights are 1 / frequency^balance. `attack` makes a network's training adversarial.
+    """
+
+    epochs: int
+    samples: int
+    batch: int
+    rate: float
+    start_rate: float | None = None
+    frozen: tuple[str, ...] = ()
+    balance: float = 0.0
+    frequencies: tuple[float, ...] = ()
+    weight_decay: float = 1e-4
+    average: float = 0.99
+    crop: int | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    mirror: bool = False
+    attack: Attack | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network of a study: how to build it for K classes, where its weights are kept and how they are trained.
+
+    Networks with one `store` share their weights; the last of them is the one that is trained. `start` names the
+    store, or "imagenet", whose weights the training starts from. At each of `layers` an epsilon of its own is chosen.
+    A classifier's neighbours may be sought among the activations of any of `features`. `dataset` is what a network
+    learns from that is not made for the study's own task.
+    """
+
+    build: Callable[[int], nn.Module]
+    store: str
+    recipe: Recipe
+    start: str = ""
+    layers: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    dataset: Callable[[str], Data] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Refiner:
+    """What is trained on a finished network's predictions y: a DAE, or a context module.
+
+    `build` makes it for K classes; it maps y and h, what the network's module `at` returned (None: the image), to
+    logits. It learns from `images` training images, given y, or the true labels with `truth`, plus Gaussian noise of
+    standard deviation `sigma`. Of `epsilons` and of up to `steps` steps the best on `val` evenly spaced validation
+    images become its own.
+    """
+
+    network: str
+    at: str | None
+    build: Callable[[int], nn.Module]
+    recipe: Recipe
+    images: int
+    sigma: float = 0.0
+    truth: bool = False
+    epsilons: tuple[float, ...] = denoise.EPSILONS
+    steps: int = denoise.STEPS
+    val: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Data, networks and settings that a notebook is run on.
+
+    `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
+    settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
+    `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. Trainings with other
+    `seeds` tell a network's spread. The `robust` networks, trained against attacks, are none of those that the
+    notebooks on guided perturbation compare; of these, `standard` is their counterpart.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    void: int
+    dataset: Callable[[str], Data]
+    images: Mapping[str, int]
+    batch: int
+    networks: Mapping[str, Network]
+    epsilons: tuple[float, ...]
+    photographs: bool
+    crfs: tuple[dict[str, Any], ...] = ()
+    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    few: int = 0
+    refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
+    robust: Mapping[str, Network] = dataclasses.field(default_factory=dict)
+    standard: str = "fcn8s"
+
+    def data(self, split: str, count: int | None = None) -> Data:
+        """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
+        return Subset(self.dataset(split), self.indices(split, count))
+
+    def indices(self, split: str, count: int | None = None) -> list[int]:
+        """Where those images stand in the whole split."""
+        total: int = len(self.dataset(split))  # type: ignore[arg-type]  # torch's Dataset declares no length
+        count = min(self.images[split] if count is None else count, total)
+        return [i * total // count for i in range(count)]
+
+    def batches(self, split: str, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same in batches (B x 3 x H x W, B x H x W), under a progress bar."""
+        loader = DataLoader(self.data(split, count), self.batch)
+        yield from progress(loader, desc=f"{self.name} {split}")
+
+    def scene(self, index: int, split: str = "test") -> tuple[Tensor, Tensor]:
+        """One image (1 x 3 x H x W) and its labels (1 x H x W)."""
+        image, labels = self.dataset(split)[index]
+        return image[None], labels[None]
+
+    def plan(self, name: str) -> Network | Refiner:
+        """A network or refiner by its name.  Raises ValueError for an unknown one."""
+        every: dict[str, Network | Refiner] = {**self.networks, **self.robust, **self.refiners}
+        if name not in every:
+            raise ValueError(f"network: got {name!r}, expected one of {', '.join(every)}")
+        return every[name]
+
+    def weights(self, name: str, seed: int = 0) -> str:
+        """The name under which a network's or refiner's weights are stored."""
+        plan = self.plan(name)
+        return f"{self.name}/{plan.store if isinstance(plan, Network) else name}-seed{seed}"
+
+    def network(self, name: str, seed: int = 0) -> nn.Module:
+        """A trained network or refiner in evaluation mode."""
+        state = weights.load(self.weights(name, seed))
+        network = self.plan(name).build(len(self.classes))
+        network.load_state_dict(state)
+        return network.eval()
+
+    def tuned(self, name: str, seed: int = 0) -> dict[str, Any]:
+        """What validation images chose for a network: its `epsilon`, `crf`, and the scores they were chosen by."""
+        return dict(weights.info(self.weights(name, seed))["networks"][name])
+
+    def epsilon(self, name: str, seed: int = 0) -> float:
+        """The network's epsilon, in image units of [0, 1], chosen on validation images."""
+        return float(self.tuned(name, seed)["epsilon"])

@@ -1,0 +1,296 @@
+"""Fit a study's networks: `python -m gpcore.companion.training digits --only unet`; resumes from the last epoch."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision import tv_tensors
+from torchvision.models import VGG16_Weights, vgg16
+from torchvision.transforms import v2
+from tqdm.auto import tqdm
+
+from gpcore import denoise, paths
+from gpcore.attacks import pgd
+from gpcore.checks import expect
+from gpcore.companion import tuning, weights
+from gpcore.companion.experiments import dae_table
+from gpcore.companion.studies import STUDIES, study
+from gpcore.companion.studies.study import Attack, Data, Recipe, Study
+from gpcore.crf import CRFRNN
+from gpcore.networks import load_imagenet_vgg16
+
+Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
+
+
+def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
+    """Class weights of mean 1 over pixels, or None when the loss is plain."""
+    if not recipe.balance:
+        return None
+    frequency = torch.tensor(recipe.frequencies) / sum(recipe.frequencies)
+    weight = frequency**-recipe.balance
+    return (weight / (frequency * weight).sum()).to(device)
+
+
+def segmentation_loss(outputs: list[Tensor], labels: Tensor, weight: Tensor | None, void: int) -> Tensor:
+    """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
+    labels = labels.masked_fill(labels == void, -100)
+    return torch.stack([nn.functional.cross_entropy(out, labels, weight) for out in outputs]).mean()
+
+
+def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Attack | None, void: int) -> Tensor:
+    """A batch with its first images, a share `attack.ratio`, moved by PGD to raise the network's loss on their labels.
+
+    The loss is the plain cross-entropy of what the network answers in evaluation mode, as it will when attacked: so an
+    image's example depends neither on its batch nor on dropout, and running statistics see none of the attack's steps.
+    Random starts follow torch's global seed.  Raises ValueError: a ratio outside [0, 1], or what `pgd` refuses.
+    """
+    options = {"ratio": 0.0} if attack is None else dataclasses.asdict(attack)
+    ratio, mode = options.pop("ratio"), network.training
+    expect("ratio", ratio, 0 <= ratio <= 1, "0 <= ratio <= 1")
+    count = round(ratio * len(images))
+    if not count:
+        return images
+    seed = int(torch.randint(2**31, ()))
+    moved = pgd(network.eval(), images[:count], labels[:count], **options, void=void, seed=seed).images
+    network.train(mode)
+    return torch.cat([moved, images[count:]])
+
+
+def augment(image: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """A random square crop of `recipe.crop` pixels after a random rescaling, flip and colour jitter; labels follow."""
+    if recipe.crop is None:
+        return image, labels
+    height, width = image.shape[-2:]
+    low, high = recipe.scale
+    side = min(round(recipe.crop / (low * (high / low) ** torch.rand(()).item())), height)
+    top, left = (int(torch.randint(extent - side + 1, ())) for extent in (height, width))
+    crop = v2.Lambda(lambda x: v2.functional.resized_crop(x, top, left, side, side, [recipe.crop, recipe.crop]))
+    pair = crop(tv_tensors.Image(image)), crop(tv_tensors.Mask(labels))
+    image, labels = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3, 0.3)])(*pair)
+    return image.as_subclass(Tensor), labels.as_subclass(Tensor)
+
+
+def batches(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: `recipe.samples` items of `data` in random order, augmented and stacked."""
+    order = torch.randperm(len(data))[: recipe.samples].tolist()  # type: ignore[arg-type]
+    for start in range(0, recipe.samples, recipe.batch):
+        pairs = [augment(*data[i], recipe) for i in order[start : start + recipe.batch]]
+        images, labels = zip(*pairs, strict=True)
+        stacked = torch.stack(images)
+        if recipe.mirror:
+            stacked = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, stacked, stacked.flip(-1))
+        yield stacked, torch.stack(labels)
+
+
+def fit(
+    network: nn.Module,
+    epoch: Callable[[], Iterable[tuple[Tensor, ...]]],
+    objective: Callable[..., Tensor],
+    recipe: Recipe,
+    *,
+    checkpoint: Path,
+    identity: Mapping[str, object] | None = None,
+    started: Iterable[str] = (),
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[nn.Module, list[float]]:
+    """Trains `network`, which `objective` runs; returns it averaged, in eval mode, and the mean loss of every epoch.
+
+    `epoch` begins one: batches of tensors, which become the arguments of `objective`. `started` names the parameters
+    that do not start from scratch. After each epoch everything needed to go on is written to `checkpoint`; a run that
+    finds one continues there and ends in the same weights as one that was never interrupted.
+    Raises ValueError: a checkpoint of another recipe, seed or `identity`, which is what else the weights depend on.
+    """
+    network.to(device).train()
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(recipe.frozen))
+        rate = recipe.start_rate if recipe.start_rate and name in started else recipe.rate
+        if parameter.requires_grad:
+            groups.setdefault(rate, []).append(parameter)
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups.values()], weight_decay=recipe.weight_decay)
+    steps = -(-recipe.samples // recipe.batch)
+    schedule = OneCycleLR(optimizer, list(groups), total_steps=steps * recipe.epochs, pct_start=0.15)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
+    parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+    history: list[float] = []
+    plan = {**dataclasses.asdict(recipe), "seed": seed, **(identity or {})}
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        history, found = state["history"], state.get("plan", {})
+        differ = [key for key in {**plan, **found} if found.get(key) != plan.get(key)]
+        got, wanted = (", ".join(f"{key} {each.get(key)!r}" for key in differ) for each in (found, plan))
+        expect(str(checkpoint), got, not differ, f"{wanted}; remove it to start anew")
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
+    for number in range(len(history), recipe.epochs):
+        total = 0.0
+        with torch.random.fork_rng():
+            torch.manual_seed(seed * 10_000 + number)
+            for batch in tqdm(epoch(), total=steps, desc=f"epoch {number + 1}/{recipe.epochs}"):
+                loss = objective(*(part.to(device) for part in batch))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                averaged.update_parameters(network)
+                total += loss.item() * len(batch[0]) / recipe.samples
+        history.append(total)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save(state | {"history": history, "plan": plan}, f"{checkpoint}.part")
+        os.replace(f"{checkpoint}.part", checkpoint)
+        print(f"epoch {number + 1}/{recipe.epochs}: loss {total:.4f}", flush=True)
+    network.load_state_dict(averaged.module.state_dict())
+    return network.eval(), history
+
+
+def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None:
+    """Fits the network kept in `store` and saves it, then chooses the settings of all that share it on "val"."""
+    networks = {**chosen.networks, **chosen.robust}
+    sharing = [name for name, network in networks.items() if network.store == store]
+    planned = networks[sharing[-1]]
+    torch.manual_seed(seed)
+    network: Any = planned.build(len(chosen.classes))
+    started = start(network, planned.start, chosen, seed)
+    name = chosen.weights(sharing[-1], seed)
+    checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
+    weight = class_weights(planned.recipe, device)
+
+    def objective(images: Tensor, labels: Tensor) -> Tensor:
+        fed = adversarial(network, images, labels, planned.recipe.attack, chosen.void)
+        return segmentation_loss(network.supervised(fed), labels, weight, chosen.void)
+
+    trained, history = fit(
+        network,
+        lambda: batches((planned.dataset or chosen.dataset)("train"), planned.recipe),
+        objective,
+        planned.recipe,
+        checkpoint=checkpoint,
+        identity={"store": name},
+        started=started,
+        seed=seed,
+        device=device,
+    )
+    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(planned.recipe), "loss": history}
+    base = f"{chosen.name}/{planned.start}-seed{seed}" if planned.start not in ("", "imagenet") else ""
+    weights.save(name, trained.cpu().state_dict(), info, half=True, base=base)
+    if not planned.dataset:  # for a task of its own there is nothing to choose
+        weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
+    checkpoint.unlink()  # at last: what is killed before need not be trained again
+
+
+def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") -> None:
+    """Fits a refiner on its network's predictions for training images and saves it, then tunes it on "val"."""
+    refiner, classes = chosen.refiners[name], len(chosen.classes)
+    torch.manual_seed(seed)
+    module = refiner.build(classes)
+    kept, weight = candidates(chosen, name), class_weights(refiner.recipe, device)
+
+    def objective(y: Tensor, h: Tensor, labels: Tensor) -> Tensor:
+        given = denoise.one_hot(labels, classes, chosen.void) if refiner.truth else y
+        logits = module(given + refiner.sigma * torch.randn_like(given), h)
+        return denoise.reconstruction_loss(logits, labels, chosen.void, weight)
+
+    stored = chosen.weights(name, seed)
+    checkpoint = paths.DATA / "checkpoints" / f"{stored.replace('/', '-')}.pt"
+    facts = {field: getattr(refiner, field) for field in ("network", "at", "images", "sigma", "truth")}
+    trained, history = fit(
+        module,
+        lambda: crops(kept, refiner.recipe),
+        objective,
+        refiner.recipe,
+        checkpoint=checkpoint,
+        identity={"store": stored, "refiner": facts},
+        seed=seed,
+        device=device,
+    )
+    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(refiner.recipe), "loss": history}
+    weights.save(stored, trained.cpu().state_dict(), info | {"refiner": facts}, half=True)
+    weights.update(stored, networks={name: dae_table.tune(chosen, name)})
+    checkpoint.unlink()
+
+
+def candidates(chosen: Study, name: str) -> list[Candidate]:
+    """What a refiner learns from, for each of the refiner's training images: the prediction y and the features h of
+    its network, in half precision, and the labels in 8 bits. With `recipe.mirror`, the mirrored images follow."""
+    refiner = chosen.refiners[name]
+    network, kept = chosen.network(refiner.network), list[Candidate]()
+    for mirrored in (False, True)[: 1 + refiner.recipe.mirror]:
+        for images, labels in chosen.batches("train", refiner.images):
+            images, labels = (part.flip(-1) if mirrored else part for part in (images, labels))
+            y, h = denoise.candidate(network, images, refiner.at)
+            kept += zip(y.half(), h.half(), labels.byte(), strict=True)
+    return kept
+
+
+def crops(kept: Sequence[Candidate], recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
+    """One epoch: `recipe.samples` of `candidates` in random order, in batches; square crops where `recipe.crop` says.
+
+    A crop begins where a value of h does, so that y, h and labels still lie above each other.
+    """
+    order = torch.randperm(len(kept))[: recipe.samples].tolist()
+    for begin in range(0, len(order), recipe.batch):
+        parts = [_crop(kept[i], recipe.crop) for i in order[begin : begin + recipe.batch]]
+        y, h, labels = (torch.stack(part) for part in zip(*parts, strict=True))
+        yield y.float(), h.float(), labels.long()
+
+
+def _crop(whole: Candidate, size: int | None) -> Candidate:
+    if size is None:
+        return whole
+    y, h, labels = whole
+    stride = -(-y.shape[-1] // h.shape[-1])
+    top, left = (int(torch.randint((extent - size) // stride + 1, ())) for extent in labels.shape)
+    rows, columns = ([slice(at * s, at * s + size * s // stride) for s in (stride, 1)] for at in (top, left))
+    return y[:, rows[0], columns[0]], h[:, rows[1], columns[1]], labels[rows[0], columns[0]]
+
+
+def start(network: nn.Module, source: str, chosen: Study, seed: int) -> set[str]:
+    """Copies what fits of a store's weights, or ImageNet's, into `network`; returns the names of those parameters."""
+    if source == "imagenet":
+        load_imagenet_vgg16(network, imagenet_features())  # type: ignore[arg-type]
+        return {name for name, _ in network.named_parameters() if name.startswith("conv")}
+    given = weights.load(f"{chosen.name}/{source}-seed{seed}") if source else {}
+    inner = network.network if isinstance(network, CRFRNN) else network
+    fitting = {key: value for key, value in given.items() if key in inner.state_dict()}
+    inner.load_state_dict(fitting, strict=False)
+    prefix = "network." if isinstance(network, CRFRNN) else ""
+    return {prefix + key for key in fitting}
+
+
+def imagenet_features() -> dict[str, Tensor]:
+    """torchvision's VGG16 features, IMAGENET1K_V1: from data/pretrained if they lie there, else downloaded."""
+    local = paths.DATA / "pretrained" / "vgg16_features.safetensors"
+    if local.is_file():
+        return load_file(local)
+    features: dict[str, Tensor] = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
+    return features
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=study, help=", ".join(STUDIES))
+    parser.add_argument("--only", nargs="+", metavar="STORE", help="fcn deeplab ...; default: all, one after the other")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    stores = dict.fromkeys(each.store for each in (*args.study.networks.values(), *args.study.robust.values()))
+    known = [*stores, *args.study.refiners]
+    for store in args.only or known:
+        if store not in known:
+            parser.error(f"--only: got {store!r}, expected some of {', '.join(known)}")
+        fitting = train if store in stores else train_refiner
+        fitting(args.study, store, args.seed, args.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+import torch
+from conftest import CRF, EPSILON, iou, pairs, scenes
+from torch import nn
+
+from gpcore import denoise, metrics
+from gpcore.companion import measure, weights
+from gpcore.companion.experiments import dae_table
+from gpcore.companion.report.panels import change_map
+from gpcore.companion.studies import DIGITS, STUDIES
+from gpcore.companion.studies.study import Refiner, Study
+from gpcore.crf import dense_crf
+from gpcore.perturb import guide
+
+TUNED = {"epsilon": 0.5, "steps": 3, "miou": 60.0, "val": 50.0}
+
+
+class Shift(nn.Module):
+    """Prefers one class wherever it is asked, whatever it is given."""
+
+    def __init__(self, target=3):
+        super().__init__()
+        self.target = target
+
+    def forward(self, y, h):
+        logits = torch.zeros_like(y)
+        logits[:, self.target] = 4.0
+        return logits
+
+
+@pytest.fixture
+def refining(study, monkeypatch):
+    """The study of `conftest` with a DAE that turns everything into class 3, and a context module likewise."""
+    segment, tuned = study.network("fcn8s"), study.tuned("fcn8s")
+    plain = {"network": "fcn8s", "at": "pool4", "build": None, "recipe": None, "images": 2}
+    refiners = {name: Refiner(**plain) for name in ("fcn8s-dae-y-0.1", "fcn8s-dae-truth-0.1")}
+    refiners["fcn8s-context"] = Refiner(**plain | {"at": None})
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: Shift() if name in refiners else segment)
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: TUNED if name in refiners else tuned)
+    return dataclasses.replace(study, refiners=refiners)
+
+
+def test_inference_counts_follow_every_step_size_and_step(refining):
+    counts = dae_table.inference_counts(refining, "fcn8s-dae-y-0.1", "test", (0.01, 1.0), 2)
+    assert counts.shape == (2, 3, 4, 11, 11)
+    alone = measure.base_counts(refining, "fcn8s", "test")
+    assert torch.equal(counts[:, 0], alone.expand(2, -1, -1, -1))
+    # a full step leaves class 3 alone, a hundredth of one nearly nothing changed
+    assert counts[1, 1].sum((0, 1))[3] == alone.sum() == counts[1, 1].sum()
+    assert (counts[0, 1] - alone).abs().sum() < 0.1 * alone.sum()
+
+
+def test_tuning_takes_the_first_of_the_best_steps(refining, monkeypatch):
+    """Of two images together: their mean hits are 5, 6, 8, 7 and 5, 8, 8, 4."""
+    found = torch.stack([pairs([5, 6, 8, 7, 5, 8, 8, 4]) for _ in range(2)], 1)
+    found[3, :, 0] = torch.tensor([[10, 0], [4, 6]])  # image by image the mean is higher than that of 8 and 8
+
+    def counts(study, name, split, epsilons, steps, count):
+        assert (name, split, epsilons, steps, count) == ("dae", "val", (0.1, 0.5), 3, 2)
+        return found.view(2, 4, 2, 2, 2)
+
+    monkeypatch.setattr(dae_table, "inference_counts", counts)
+    refiner = Refiner("fcn8s", "pool4", None, None, 2, epsilons=(0.1, 0.5), steps=3, val=2)
+    tuned = dae_table.tune(dataclasses.replace(refining, refiners={"dae": refiner}), "dae")
+    rows = [{"epsilon": epsilon, "steps": steps, "miou": round(iou(8), 4)} for epsilon, steps in ((0.1, 2), (0.5, 1))]
+    assert tuned == {"val": round(iou(5), 4), **rows[0], "sweep": rows}
+
+
+def test_rows_of_what_was_tuned_are_those_of_one_network(refining):
+    other = dataclasses.replace(refining.refiners["fcn8s-context"], network="unet")
+    study = dataclasses.replace(refining, refiners=refining.refiners | {"unet-context": other})
+    rows = dae_table.tuned_rows(study, "fcn8s")
+    assert rows["refiner"].tolist() == ["fcn8s-dae-y-0.1", "fcn8s-dae-truth-0.1", "fcn8s-context"]
+    assert (
+        rows.iloc[0].tolist() == ["fcn8s-dae-y-0.1", "pool4", 0.0, 0.5, 3, 50.0, 60.0] and rows["h"].isna().sum() == 1
+    )
+
+
+def test_the_noise_that_does_best_on_validation_images_is_taken(monkeypatch):
+    scores = {"fcn8s-dae-y-0.1": 3, "fcn8s-dae-y-0.5": 5, "fcn8s-dae-truth-0.5": 9, "densenet-dae-y-0.1": 8}
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"miou": scores[name]})
+    study = dataclasses.replace(DIGITS, refiners=dict.fromkeys(scores))
+    assert dae_table.best_dae(study, "fcn8s", "y") == "fcn8s-dae-y-0.5"
+    assert dae_table.best_dae(study, "fcn8s", "truth") == "fcn8s-dae-truth-0.5"
+
+
+def test_a_refined_prediction_is_the_last_of_its_trajectory(refining):
+    x, _ = next(refining.batches("test", 2))
+    answer = dae_table.refined(refining, "fcn8s-dae-y-0.1")(x)
+    y, h = denoise.candidate(refining.network("fcn8s"), x, "pool4")
+    r = Shift()(y, h).softmax(1)
+    by_hand = r + 0.5**3 * (y - r)  # three halvings of the distance
+    assert torch.allclose(answer, by_hand, atol=1e-6)
+
+
+def test_methods_of_table_1(refining):
+    every = dae_table.methods(refining, "fcn8s")
+    assert {*every} == {"network alone", "+CRF", "+CRF-RNN", *refining.refiners}
+    rows = dae_table.table_one(refining, "fcn8s", {name: name for name in every})
+    assert [*rows] == ["network alone", "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"]
+    assert (rows["+DAE(ytrue)"], rows["+context module"]) == ("fcn8s-dae-truth-0.1", "fcn8s-context")
+    two = {name: every[name] for name in ("network alone", "+CRF")}
+    counts = measure.answer_counts(refining, two, "test")
+    expected = measure.crf_counts(refining, "fcn8s", "test")
+    assert torch.equal(counts["network alone"], expected[0])
+    assert torch.equal(counts["+CRF"], expected[1])
+
+
+def test_combinations_are_each_step_after_the_other(refining):
+    x, _ = next(refining.batches("test", 2))
+    every, network = dae_table.combinations(refining, "fcn8s"), refining.network("fcn8s")
+
+    def dae(images):
+        y = network(images).softmax(1)
+        r = Shift()(y, None).softmax(1)
+        return r + 0.5**3 * (y - r)
+
+    def crf(logits):
+        return torch.stack([dense_crf(p, image, **CRF) for p, image in zip(logits.softmax(1), x, strict=True)])
+
+    plain, toward = (guide(network, x, EPSILON, labels=labels).images for labels in ("onehot", dae(x).detach()))
+    expected = {
+        "network alone": network(x),
+        "GP": network(plain),
+        "DAE(y)": dae(x),
+        "GP, then DAE(y)": dae(plain),
+        "GP toward DAE(y)": network(toward),
+        "GP toward DAE(y), then DAE(y)": dae(toward),
+        "CRF": crf(network(x)),
+        "GP, then CRF": crf(network(plain)),
+        "DAE(y), then CRF": crf(dae(x).log()),
+    }
+    with torch.no_grad():
+        for (name, answer), (named, logits) in zip(every.items(), expected.items(), strict=True):
+            assert name == named
+            torch.testing.assert_close(answer(x), logits, atol=1e-5, rtol=1e-4)
+
+
+def test_a_crf_is_asked_for_so_many_iterations(refining):
+    counts = dae_table.crf_iteration_counts(refining, "fcn8s", "test", (1, 5), 2)
+    for i, (x, (y,)) in enumerate(scenes(refining)[::2]):
+        p = refining.network("fcn8s")(x)[0].softmax(0).detach()
+        for each, iterations in zip(counts, (1, 5), strict=True):
+            found = dense_crf(p, x[0], **CRF, iterations=iterations).argmax(0)
+            assert torch.equal(each[i], metrics.confusion(found, y, 11, 255))
+    assert not torch.equal(counts[0], counts[1])
+
+
+def test_cost_starts_at_one_pass_and_grows_by_equal_steps(refining):
+    rows = dae_table.cost_rows(refining, "fcn8s", "test", 3, 2)
+    for _, part in rows.groupby("method"):
+        assert part["steps"].tolist() == [0, 1, 2, 3]
+        assert part["cost"].iloc[0] == 1
+        assert part["gain"].iloc[0] == 0
+        assert part["cost"].diff().iloc[2:].nunique() == 1
+    gp = rows[rows["method"] == "GP"].set_index("steps")["cost"]
+    assert 2.5 < gp[1] < 3.5  # forward, backward, forward
+    counts = measure.iteration_counts(refining, "fcn8s", "test", 3, renew=True, count=2)
+    gains = [metrics.gain(counts[0], after) for after in counts]
+    assert rows.loc[rows["method"] == "GP", ["gain", "low", "high"]].to_numpy().tolist() == [[*gain] for gain in gains]
+    assert rows["method"].unique().tolist() == ["GP", *(f"DAE(y), ε {epsilon:g}" for epsilon in (0.1, 0.5, 1.0))]
+    dae = dae_table.inference_counts(refining, "fcn8s-dae-y-0.1", "test", (0.1,), 3, 2)[0]
+    assert rows["gain"][7] == metrics.gain(dae[0], dae[3]).value
+    assert gp[2] - gp[1] == pytest.approx(gp[1] - 1, rel=0.2)
+
+
+def test_panels_show_the_truth_only_where_it_is_ours(refining):
+    every = dae_table.table_one(refining, "fcn8s", dae_table.methods(refining, "fcn8s"))
+    chosen = {n: every[n] for n in ("network alone", "+DAE(y)")}
+    rows = dae_table.panels(refining, chosen, [0, 1])
+    first, second = ([p.title for p in row] for row in rows)
+    x, y = refining.scene(1)
+    before, after = refining.network("fcn8s")(x)[0].argmax(0), torch.full_like(y[0], 3)
+    expected = [y[0], before, after, change_map(before, after, y[0], 255)]
+    assert all(torch.equal(panel.data, data) for panel, data in zip(rows[1], expected, strict=True))
+    assert [panel.kind for panel in rows[1]] == ["labels", "labels", "labels", "changes"]
+    assert first == ["truth", "network alone", "+DAE(y)", "changes"]
+    assert second == [""] * 4
+    hidden = dataclasses.replace(refining, photographs=False)
+    assert [p.title for p in dae_table.panels(hidden, chosen, [0])[0]] == first[1:]
+
+
+def test_iterations_of_every_curve_start_at_the_network_alone(refining):
+    refiners = {n: dataclasses.replace(r, epsilons=(1.0,), steps=1) for n, r in refining.refiners.items()}
+    rows = dae_table.iteration_rows(dataclasses.replace(refining, refiners=refiners), "fcn8s", "test", 2)
+    sizes = [f"ε {epsilon:g}" for epsilon in denoise.EPSILONS]
+    assert rows["label"].unique().tolist() == [*sizes, "CRF"]
+    assert rows[rows["iteration"] == 0]["miou"].nunique() == 1
+    assert rows.groupby("label").size()[sizes].tolist() == [51] * 7
+    crf = measure.crf_counts(refining, "fcn8s", "test", 2)[1]
+    five = rows[(rows["label"] == "CRF") & (rows["iteration"] == 5)]["miou"].item()
+    assert five == pytest.approx(100 * metrics.miou(crf.sum(0)).item())  # dense_crf's default
+
+
+def test_maxima_are_the_first_of_the_highest():
+    rows = pd.DataFrame({"label": ["a"] * 3 + ["b"] * 2, "iteration": [0, 1, 2, 0, 1], "miou": [5.0, 7, 7, 9, 8]})
+    found = dae_table.maxima(rows)
+    assert found["iteration"].to_dict() == {"a": 1, "b": 0}
+    assert found["miou"].to_dict() == {"a": 7, "b": 9}
+
+
+@pytest.mark.parametrize("name", DIGITS.refiners)
+def test_committed_refiners_score_as_recorded(name):
+    """On the validation mosaics that chose them, by the step size that took the fewest steps to its best."""
+    refiner, tuned = DIGITS.refiners[name], DIGITS.tuned(name)
+    quick = min(tuned["sweep"], key=lambda row: row["steps"])
+    (counts,) = dae_table.inference_counts(DIGITS, name, "val", [quick["epsilon"]], quick["steps"], refiner.val)
+    alone, *_, refined = (100 * metrics.miou(counts.sum(1))).tolist()
+    assert (alone, refined) == (pytest.approx(tuned["val"], abs=0.05), pytest.approx(quick["miou"], abs=0.05))
+    best = max(tuned["sweep"], key=lambda row: row["miou"])
+    assert best == {key: tuned[key] for key in ("epsilon", "steps", "miou")}
+
+
+def test_every_refiner_was_trained_by_its_recipe():
+    for study in STUDIES.values():
+        for name, refiner in study.refiners.items():
+            entry = weights.info(study.weights(name))
+            assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(refiner.recipe)))
+            for field in ("network", "at", "images", "sigma", "truth"):
+                assert entry["refiner"][field] == getattr(refiner, field)
+
+
+def test_the_subject_is_fcn8s_where_it_gains_a_point(monkeypatch):
+    def gains(**points):
+        score = {name: {"val": 60.0, "miou": 60.0 + points[name.split("-")[0]]} for name in DIGITS.refiners}
+        monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: score[name])
+        return dae_table.subject(DIGITS)
+
+    assert gains(fcn8s=1.0, densenet=5.0) == "fcn8s"
+    assert gains(fcn8s=0.9, densenet=5.0) == "densenet"
+    assert gains(fcn8s=0.9, densenet=0.5) == "fcn8s"

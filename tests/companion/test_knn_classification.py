@@ -1,0 +1,284 @@
+"""Neighbours against brute force by hand; every method against loops over pictures with autograd alone."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from torch import nn
+
+from gpcore import paths
+from gpcore.companion import studies, weights
+from gpcore.companion.experiments import knn_classification
+from gpcore.companion.studies.study import Study
+from gpcore.perturb import guide
+
+SIZES, LAYERS = {"train": 60, "val": 30, "test": 30}, ("conv", "hidden", "score")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+
+
+def downhill(network, x, target):
+    """Minus the gradient of the cross-entropy with classes or distributions."""
+    leaf = x.clone().requires_grad_()
+    return -torch.autograd.grad(nn.functional.cross_entropy(network(leaf), target, reduction="sum"), leaf)[0]
+
+
+class ByHand:
+    """The pictures of a split of `tiny`, and what each method makes of the classes Q x k of their neighbours."""
+
+    def __init__(self, study, split):
+        self.network = study.network("classifier")
+        (self.memory, self.known), (self.pictures, self.truth) = (
+            map(torch.stack, zip(*study.dataset(each), strict=True)) for each in ("train", split)
+        )
+        self.logits = self.network(self.pictures)
+
+    def near(self, layer, k):
+        """Which training pictures are nearest to each, by the activations of a layer."""
+        part = self.network[: [*dict(self.network.named_children())].index(layer) + 1]
+        memory, queries = (part(each).flatten(1).detach().double() for each in (self.memory, self.pictures))
+        return torch.from_numpy(cdist(queries, memory)).argsort(1)[:, :k]
+
+    def share(self, near):
+        return torch.tensor([[row.count(c) / len(row) for c in range(5)] for row in near.tolist()])
+
+    def guided(self, near, epsilon):
+        step = epsilon * downhill(self.network, self.pictures, self.share(near)).sign()
+        return self.network(self.pictures + step).argmax(1)
+
+    def vote(self, near):
+        return torch.tensor([max(row, key=row.count) for row in near.tolist()])  # of equals the first
+
+    def interpolated(self, near, weight):
+        return ((1 - weight) * self.logits.softmax(1) + weight * self.share(near)).argmax(1)
+
+
+class Wave(nn.Module):
+    """So far from linear that a step toward a class often leads away from it."""
+
+    def forward(self, x):
+        return x.sin()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Noise of five classes under an untrained network; neighbours differ from layer to layer, answers with a step."""
+    torch.manual_seed(20)  # with which the best settings differ from layer to layer and from k to k
+    layers = {
+        "conv": nn.Conv2d(1, 3, 5),
+        "wave": Wave(),
+        "flat": nn.Flatten(),
+        "hidden": nn.Linear(3 * 16, 9),
+        "score": nn.Linear(9, 5),
+    }
+    network = nn.Sequential(collections.OrderedDict(layers)).eval()
+    network.conv.weight.data *= 6
+    data = {s: [*zip(torch.rand(n, 1, 8, 8), torch.randint(5, (n,)), strict=True)] for s, n in SIZES.items()}
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
+    plan = dataclasses.replace(studies.HANDWRITING.networks["classifier"], features=LAYERS)
+    return dataclasses.replace(
+        studies.HANDWRITING,
+        classes=tuple("abcde"), dataset=data.__getitem__, images=SIZES, batch=25, networks={"classifier": plan},
+        epsilons=(0.1, 0.2, 0.5),
+    )  # fmt: skip
+
+
+def test_nearest_is_brute_force_with_the_nearest_first():
+    generator = torch.Generator().manual_seed(1)
+    memory, queries = (torch.randn(n, 7, generator=generator) for n in (300, 40))
+    expected = cdist(queries.double(), memory.double()).argsort(1)[:, :10]
+    assert np.array_equal(knn_classification.nearest(memory, queries, 10), expected)
+    assert torch.equal(knn_classification.nearest(memory, memory[:20], 1)[:, 0], torch.arange(20))
+
+
+def test_shares_and_vote_by_hand():
+    classes = torch.tensor([[2, 0, 0], [1, 2, 0], [3, 3, 3]])
+    third = 1 / 3
+    expected = [[2 * third, 0, third, 0], [third, third, third, 0], [0, 0, 0, 1]]
+    torch.testing.assert_close(knn_classification.shares(classes, 4), torch.tensor(expected))
+    assert knn_classification.vote(classes, 4).tolist() == [0, 1, 3]  # of three with one vote each, the nearest
+    assert knn_classification.vote(torch.tensor([[1, 0, 0, 1]]), 4).tolist() == [1]  # two each: the nearest's
+
+
+def test_interpolation_by_hand():
+    logits = torch.tensor([[0.0, torch.tensor(3.0).log().item()]])  # softmax 1/4, 3/4
+    mixed = knn_classification.interpolated(logits, torch.tensor([[1.0, 0.0]]), 0.4)
+    torch.testing.assert_close(mixed, torch.tensor([[0.6 * 0.25 + 0.4, 0.6 * 0.75]]))
+
+
+def test_guided_runs_what_occurs_twice_once_and_equals_guide(network):
+    generator = torch.Generator().manual_seed(2)
+    pictures = torch.rand(9, 1, 8, 8, generator=generator)
+    classes = torch.randint(5, (3, 9, 4), generator=generator)
+    labels = torch.stack([knn_classification.shares(each, 5) for each in classes])
+    labels[2] = labels[0]
+    seen = []
+    handle = network[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    found = knn_classification.guided(network, pictures, labels, (0.05, -0.2))
+    handle.remove()
+    different = {(i, *sorted(row)) for each in classes[:2].tolist() for i, row in enumerate(each)}
+    assert seen[0] == len(different) < 27
+    assert found.shape == (2, 3, 9)
+    for e, epsilon in enumerate((0.05, -0.2)):
+        for s, label in enumerate(labels):
+            expected = guide(network, pictures, epsilon, labels=label).after.argmax(1)
+            assert torch.equal(found[e, s], expected)
+    assert (found[0] != found[1]).any()
+
+
+def test_the_gradient_for_an_averaged_label_is_the_average_of_gradients(network):
+    generator = torch.Generator().manual_seed(3)
+    pictures = torch.rand(6, 1, 8, 8, generator=generator)
+    classes = torch.randint(5, (6, 3), generator=generator)
+    each = torch.stack([guide(network, pictures, 0.0, labels=column).signal for column in classes.unbind(1)])
+    together = guide(network, pictures, 0.0, labels=knn_classification.shares(classes, 5)).signal
+    torch.testing.assert_close(each.mean(0), together, atol=1e-7, rtol=1e-5)
+
+
+def test_averaged_signs_are_added_as_they_are(network):
+    """Where two of three neighbours agree a pixel moves by a third of epsilon."""
+    generator = torch.Generator().manual_seed(3)
+    pictures = torch.rand(6, 1, 8, 8, generator=generator)
+    classes = torch.randint(5, (6, 3), generator=generator)
+    seen = []
+    handle = network[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    found = knn_classification.guided_by_signs(network, pictures, classes, 0.3)
+    handle.remove()
+    moved = pictures + 0.3 * torch.stack([downhill(network, pictures, c).sign() for c in classes.unbind(1)]).mean(0)
+    torch.testing.assert_close(seen[-1], moved)
+    assert torch.equal(found, network(moved).argmax(1))
+    assert {round(10 * size, 3) for size in (moved - pictures).abs().unique().tolist()} == {1, 3}
+
+
+def test_measure_is_the_network_on_every_picture():
+    study = dataclasses.replace(studies.HANDWRITING, images={"val": 60}, batch=25)
+    network = study.network("classifier")
+    found = knn_classification.measure(study, "classifier", "val", ["pool1", "relu3"])
+    x, y = zip(*study.data("val"), strict=True)
+    pictures, classes = torch.stack(x), torch.stack(y)
+    assert torch.equal(found.pictures, pictures)
+    assert torch.equal(found.classes, classes)
+    torch.testing.assert_close(found.logits, network(pictures))
+    assert found.features["pool1"].shape == (60, 20 * 12 * 12)
+    hidden = network[:10](pictures)  # up to relu3
+    torch.testing.assert_close(found.features["relu3"], hidden)
+
+
+def test_choose_takes_the_best_of_validation_pictures(tiny):
+    """Every method, layer and k by hand; of equals the first."""
+    chosen, hand = knn_classification.choose(tiny, "classifier", counts=(1, 3)), ByHand(tiny, "val")
+    near = {(layer, k): hand.known[hand.near(layer, k)] for layer in LAYERS for k in (1, 3)}
+    for method, answer, steps in (
+        ("guided", hand.guided, tiny.epsilons),
+        ("vote", lambda near, step: hand.vote(near), (0.0,)),
+        ("interpolated", hand.interpolated, [i / 10 for i in range(1, 10)]),
+    ):
+        right = {
+            (step, *place): round(100 * (answer(near[place], step) == hand.truth).double().mean().item(), 4)
+            for step in steps
+            for place in near
+        }
+        step, layer, k = max(right, key=right.get)
+        assert chosen[method] == {"layer": layer, "k": k, "step": step, "accuracy": right[step, layer, k]}
+        grid = {layer: [max(right[step, layer, k] for step in steps) for k in (1, 3)] for layer in LAYERS}
+        assert chosen["grid"][method] == grid
+        if method == "guided":
+            assert chosen["epsilon"] == max(steps, key=lambda step: right[step, "hidden", 3]) != step
+    assert chosen["val"] == pytest.approx(100 * (hand.logits.argmax(1) == hand.truth).double().mean().item())
+
+
+def test_every_method_predicts_what_is_computed_by_hand(tiny, monkeypatch):
+    """With settings of its own for each; epsilon belongs to the usual three neighbours in the last layer but one."""
+    tuned = {
+        "epsilon": 0.5,
+        "guided": {"layer": "conv", "k": 4, "step": 0.2},
+        "vote": {"layer": "score", "k": 5},
+        "interpolated": {"layer": "conv", "k": 6, "step": 0.8},
+    }
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: tuned)
+    tested, hand = knn_classification.predictions(tiny, "classifier"), ByHand(tiny, "test")
+    own, three = hand.logits.argmax(1), hand.known[hand.near("hidden", 3)]
+    signs = torch.stack([downhill(hand.network, hand.pictures, column).sign() for column in three.T])
+    expected = {
+        "network alone": own,
+        "guided, 3 neighbours": hand.guided(three, 0.5),
+        "guided, signs averaged": hand.network(hand.pictures + 0.5 * signs.mean(0)).argmax(1),
+        "guided, layer and k chosen": hand.guided(hand.known[hand.near("conv", 4)], 0.2),
+        "guided, own prediction": hand.guided(own[:, None], 0.5),
+        "vote of the neighbours": hand.vote(hand.known[hand.near("score", 5)]),
+        "interpolated with the vote": hand.interpolated(hand.known[hand.near("conv", 6)], 0.8),
+    }
+    lists = [{name: classes.tolist() for name, classes in each.items()} for each in (tested.predicted, expected)]
+    assert [*lists[0].items()] == [*lists[1].items()]
+    assert len({tuple(classes) for classes in lists[1].values()}) == 7  # no two can be mistaken
+    assert torch.equal(tested.test.classes, hand.truth)
+    assert torch.equal(tested.neighbours, hand.memory[hand.near("hidden", 3)])
+    torch.testing.assert_close(tested.labels, hand.share(three))
+
+
+@pytest.mark.parametrize(("name", "mark"), [("handwriting", 97), ("mnist", 98.9), ("cifar10", 76)])
+def test_committed_weights_score_as_in_the_committed_rows(name, mark):
+    if name != "handwriting" and not (paths.DATA / {"mnist": "MNIST"}.get(name, "cifar-10-batches-bin")).exists():
+        pytest.skip("the data set is not laid out")
+    test = knn_classification.measure(studies.study(name), "classifier", "test", ())
+    folder = paths.ROOT / "figures" / {"handwriting": "digits"}.get(name, name) / "13_knn_classification"
+    committed = pd.read_csv(folder / "test.csv").set_index("method")["accuracy"]["network alone"]
+    right = (test.logits.argmax(1) == test.classes).sum().item()
+    # a picture on the edge may fall the other way on another machine
+    assert right == pytest.approx(committed * len(test.classes) / 100, abs=1.1) and committed >= mark
+
+
+def test_changed_are_the_corrected_first_then_the_spoilt():
+    truth = torch.tensor([0, 1, 2, 3, 4, 5])
+    before, after = torch.tensor([0, 9, 9, 3, 9, 5]), torch.tensor([9, 1, 9, 3, 4, 9])
+    measured = knn_classification.Measured(torch.empty(0), truth, torch.empty(0), {})
+    predicted = {knn_classification.ALONE: before, knn_classification.GUIDED: after}
+    tested = knn_classification.Tested(measured, predicted, torch.empty(0), torch.empty(0))
+    assert knn_classification.changed(tested, 3) == [1, 4, 0]
+    assert knn_classification.changed(tested, 6) == [1, 4, 0, 5]
+
+
+def test_index_tells_what_was_chosen():
+    info = weights.info("handwriting/classifier-seed0")["networks"]["classifier"]
+    best = max(max(row) for row in info["grid"]["guided"].values())
+    assert info["guided"]["accuracy"] == best
+    assert info["epsilon"] in studies.HANDWRITING.epsilons
+
+
+def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatch):
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": 0.1})
+    pictures = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = knn_classification.shares(torch.arange(4)[:, None].expand(4, 3), 5)
+    truth = torch.arange(4)
+    test = knn_classification.Measured(pictures, truth, torch.empty(0), {})
+    predicted = {knn_classification.ALONE: truth + 1, knn_classification.GUIDED: truth}
+    tested = knn_classification.Tested(
+        test, predicted, labels, torch.stack([pictures, pictures.flip(0), pictures[[1] * 4]], 1)
+    )
+    shown = knn_classification.panels(studies.HANDWRITING, "classifier", tested, [2, 0])
+    assert [[p.title for p in row][:3] for row in shown] == [
+        ["a 2, taken for 3", "step", "now for 2"], ["a 0, taken for 1", "step", "now for 0"],
+    ]  # fmt: skip
+    (steps,) = knn_classification.panels(studies.CIFAR10, "classifier", tested, [2, 0])
+    assert [p.title for p in steps] == ["bird: cat → bird", "airplane: automobile → airplane"]
+    for i, row, step in zip((2, 0), shown, steps, strict=True):
+        signs = downhill(network, pictures[i : i + 1], labels[i].argmax()[None])[0].sign()
+        for panel in (row[1], step):
+            torch.testing.assert_close(panel.data, 0.1 * signs[0])
+            assert (panel.kind, panel.limit) == ("signed", 0.1)
+        images = [pictures[i], pictures[i] + 0.1 * signs, *pictures[[i, 3 - i, 1]]]
+        for panel, image in zip([row[0], *row[2:]], images, strict=True):
+            torch.testing.assert_close(panel.data, image.expand(3, -1, -1))
+    assert [len(row) for row in knn_classification.panels(studies.CIFAR10, "classifier", tested, [0, 1, 2, 3])] == [
+        3,
+        1,
+    ]

@@ -1,0 +1,111 @@
+"""What panels show, pixel by pixel, and where they stand."""
+
+import dataclasses
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from gpcore.companion.report import panels
+from gpcore.companion.report.panels import CHANGES, Panel
+from gpcore.companion.studies import CAMVID, DIGITS
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def drawn(panel, study=DIGITS):
+    """The picture that a panel becomes, and its axes."""
+    _, axes = plt.subplots()
+    panels.show(axes, panel, study)
+    return axes.images[0], axes
+
+
+def test_change_map_codes():
+    before, after = torch.tensor([[0, 1, 0, 1, 1]]), torch.tensor([[0, 0, 1, 1, 0]])
+    truth = torch.tensor([[0, 0, 0, 0, 255]])
+    names = [list(CHANGES)[code] for code in panels.change_map(before, after, truth, 255)[0]]
+    assert names == ["right", "corrected", "newly wrong", "still wrong", "void"]
+
+
+def test_photographs_that_are_not_ours_stay_out_of_figures():
+    image = torch.rand(3, 8, 6, generator=torch.Generator().manual_seed(0)) * 2 - 0.5
+    (own, axes), (blank, hidden) = (drawn(panels.photograph(study, image), study) for study in (DIGITS, CAMVID))
+    np.testing.assert_array_equal(own.get_array(), image.permute(1, 2, 0).clamp(0, 1))
+    assert set(blank.get_array().ravel()) == {0.93} and blank.get_array().shape == (8, 6, 3)
+    assert [len(each.texts) for each in (axes, hidden)] == [0, 1]
+
+
+def test_labels_have_the_classes_colours_and_void_is_white():
+    picture, axes = drawn(
+        Panel("labels", torch.tensor([[0, 4], [10, 200]]), "truth"), dataclasses.replace(DIGITS, void=10)
+    )
+    expected = [[DIGITS.colours[0], DIGITS.colours[4]], [(255, 255, 255)] * 2]
+    assert picture.get_array().tolist() == [[[*colour] for colour in row] for row in expected]
+    assert axes.get_title() == "truth" and len(axes.get_xticks()) == 0
+
+
+def test_changes_have_their_colours():
+    codes = torch.arange(5)[None]
+    picture, _ = drawn(Panel("changes", codes))
+    found = picture.to_rgba(codes.numpy(), bytes=True)[0, :, :3]
+    assert ["#" + bytes(rgb).hex().upper() for rgb in found] == [*CHANGES.values()]
+    assert [handle.get_label() for handle in panels.change_handles()] == [*CHANGES]
+    assert CHANGES["corrected"] == "#0072B2" and CHANGES["newly wrong"] == "#D55E00"  # blue is good
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "limit", "scale", "title"),
+    [
+        ("signed", [[0.5, -0.25]], None, (-0.5, 0.5), "t (±0.5)"),
+        ("signed", [[0.25, -0.5]], None, (-0.5, 0.5), "t (±0.5)"),
+        ("signed", [[0.5, -0.25]], 2.0, (-2, 2), "t (±2)"),
+        ("size", [[0.5, 0.25]], None, (0, 0.5), "t (0 to 0.5)"),
+        ("size", [[0.0, 0.0]], None, (0, 1), "t (0 to 1)"),
+    ],
+)
+def test_numbers_are_shown_on_a_printed_scale(kind, values, limit, scale, title):
+    picture, axes = drawn(Panel(kind, torch.tensor(values), "t", limit))
+    assert picture.get_clim() == scale and axes.get_title() == title
+    if kind == "signed":
+        red, _, blue, _ = picture.to_rgba(scale[1])
+        assert red > blue  # above zero
+        np.testing.assert_allclose(picture.to_rgba(0.0)[:3], 0.97, atol=0.01)
+
+
+def test_a_grid_names_its_rows_and_explains_its_colours():
+    rows = [[Panel("image", torch.full((3, 2, 4), (2 * y + x) / 4), f"{y}{x}") for x in range(2)] for y in range(2)]
+    figure = panels.grid(rows, DIGITS, sides=["above", "below"], legend=["labels", "changes"])
+    assert [axes.get_title() for axes in figure.axes] == ["00", "01", "10", "11"]
+    assert [axes.images[0].get_array()[0, 0, 0] for axes in figure.axes] == [0, 0.25, 0.5, 0.75]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["above", "", "below", ""]
+    assert [text.get_text() for text in figure.legends[0].texts] == [*DIGITS.classes, *CHANGES]
+    width, height = figure.get_size_inches()
+    assert width == panels.PAGE == 6.875
+    assert height == pytest.approx(0.95 * 2 * width / 2 / 2 + 2 * 0.22 + 0.45)
+    assert not panels.grid(rows, DIGITS).legends
+
+
+def test_classes_are_explained_in_their_colours():
+    for handle, colour, name in zip(panels.class_handles(DIGITS), DIGITS.colours, DIGITS.classes, strict=True):
+        assert handle.get_facecolor()[:3] == pytest.approx([value / 255 for value in colour])
+        assert handle.get_label() == name
+
+
+def test_the_pipeline_runs_down_from_side_to_side():
+    names = ("image", "prediction", "onehot", "gradient", "perturbed", "guided")
+    drawn = {name: Panel("image", torch.full((3, 2, 2), i / 10), name) for i, name in enumerate(names)}
+    figure = panels.pipeline(DIGITS, drawn, epsilon=0.02)
+    down = sorted(figure.axes, key=lambda axes: -axes.get_position().y0)
+    sides = [[axes.get_title() for axes in down if (axes.get_position().x0 > 0.5) == right] for right in (False, True)]
+    assert sides == [["image", "gradient", "perturbed"], ["prediction", "onehot", "guided"]]
+    for axes in figure.axes:
+        assert axes.images[0].get_array()[0, 0, 0] == pytest.approx(names.index(axes.get_title()) / 10)
+    texts = [text.get_text() for text in figure.texts]
+    assert "Step 3: predict again  (ε = 0.02)" in texts
+    ends = [artist._posA_posB for artist in figure.artists if hasattr(artist, "_posA_posB")]
+    assert [end[0] > start[0] for start, end in ends if start[1] == end[1]] == [True, False, True]

@@ -1,0 +1,87 @@
+import json
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from gpcore import paths
+from gpcore.companion import weights
+from gpcore.companion.report import Record, claims, paper
+from gpcore.companion.studies import DIGITS
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    return Record("97_example", DIGITS, steps=3)
+
+
+def test_a_figure_leaves_the_same_bytes_twice(record):
+    rows = pd.DataFrame({"x": [1, 2], "y": [0.123456789, 2.0]})
+    found = []
+    for _ in range(2):
+        figure, axes = plt.subplots()
+        axes.plot(rows["x"], rows["y"])
+        record.save(figure, "line", rows)
+        plt.close(figure)
+        found.append({path.name: path.read_bytes() for path in record.folder.iterdir()})
+    assert found[0] == found[1]
+    assert set(found[0]) == {"line.png", "line.pdf", "line.csv", "provenance.json"}
+    assert found[0]["line.csv"] == b"x,y\n1,0.12346\n2,2\n"
+    with Image.open(record.folder / "line.png") as drawn:
+        assert drawn.size == (1280, 960)  # 6.4 x 4.8 inches
+
+
+def test_provenance_names_what_was_used(record):
+    text = (record.folder / "provenance.json").read_text()
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=1, sort_keys=True) + "\n"
+    assert (found["notebook"], found["study"], found["parameters"]) == ("97_example", "digits", {"steps": 3})
+    assert found["images"] == DIGITS.images and set(found["weights"]) == set(DIGITS.networks)
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+    refiner = "fcn8s-context"
+    Record("97_example", DIGITS, refiners=[refiner], network="unet")
+    found = json.loads((record.folder / "provenance.json").read_text())
+    assert found["epsilon"] == {"unet": DIGITS.epsilon("unet")}
+    stored = {name: weights.info(f"digits/{name}-seed0")["files"] for name in ("unet", refiner)}
+    assert found["weights"] == stored and {len(sha256) for sha256 in stored["unet"].values()} == {64}
+    Record("97_example", DIGITS, networks=["fcn16s", "densenet"])
+    assert {*json.loads((record.folder / "provenance.json").read_text())["epsilon"]} == {"fcn16s", "densenet"}
+
+
+def test_a_record_sets_the_style_of_figures_and_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    with plt.rc_context(), pd.option_context("display.max_colwidth", 10):
+        plt.rcdefaults()
+        Record("97_example", DIGITS)
+        assert (plt.rcParams["image.interpolation"], plt.rcParams["pdf.fonttype"]) == ("nearest", 42)
+        assert plt.rcParams["axes.prop_cycle"].by_key()["color"][:2] == ["#0072B2", "#D55E00"]
+        assert pd.get_option("display.max_colwidth") is None
+
+
+def test_claims_follow_their_criterion(record):
+    record.claim("GP-04", corrected_distance=5.0, base_error_distance=3.0)
+    ledger = record.claim("GP-05", newly_wrong_distance=5.0, corrected_distance=3.0)
+    assert ledger["verdict"].tolist() == ["holds", "fails"]
+    assert ledger["numbers"][0] == "corrected_distance 5; base_error_distance 3"
+    assert pd.read_csv(record.folder / "claims.csv").equals(ledger)
+    said = paper("claims").set_index("id").loc[["GP-04", "GP-05"]]
+    assert ledger["claim"].tolist() == said["statement"].tolist()
+    assert ledger["holds when"].tolist() == said["criterion"].tolist()
+
+
+def test_a_claim_is_judged_by_the_numbers_as_printed_and_entered_once(record):
+    record.claim("GP-07", correlation=0.9)
+    ledger = record.claim("GP-07", correlation=0.3004)
+    assert ledger[["id", "numbers", "verdict"]].to_numpy().tolist() == [["GP-07", "correlation 0.3", "fails"]]
+
+
+def test_the_ledger_lies_beside_the_notebooks(record, monkeypatch):
+    monkeypatch.setattr(paths, "FINISHED", paths.FIGURES)
+    record.claim("GP-07", correlation=0.9)
+    record.ledger()
+    written = pd.read_csv(paths.FIGURES / "digits" / "claims.csv", keep_default_na=False)
+    assert written.equals(claims.ledger("digits"))
+    assert written["notebook"].value_counts()["97_example"] == 1

@@ -1,0 +1,165 @@
+"""Measurements of robust networks, against the attacks themselves and against counts made by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import scenes
+from scipy.ndimage import gaussian_filter
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from gpcore import attacks, metrics, minimal
+from gpcore.companion import measure
+from gpcore.companion.experiments import attacked_networks, robust_networks
+from gpcore.companion.studies import DIGITS, STUDIES
+from gpcore.companion.studies.study import Attack
+from gpcore.perturb import guide
+
+EPSILON = 0.03
+
+
+def test_the_adversary_is_that_of_training():
+    assert robust_networks.ADVERSARY == {"epsilon": 0.03, "steps": 3, "step_size": 0.01, "norm": "linf"}
+    assert DIGITS.robust["at-small"].recipe.attack == Attack(epsilon=0.03, steps=3, step_size=0.01)
+
+
+def test_every_compared_network_has_a_label_of_its_own():
+    robust = {"RB": "rb", "AT-small": "at-small", "AT-large": "at-large", "AT-tuned": "at-tuned"}
+    assert robust_networks.compared(DIGITS) == {"Pre": "fcn8s"} | robust
+    assert robust_networks.compared(STUDIES["camvid"]) == {"Pre": "densenet", "AT-small": "at-small"}
+
+
+def test_restarts_keep_what_leaves_most_pixels_wrong(study):
+    network, x, y = (
+        study.network("fcn8s"),
+        *(torch.cat(p) for p in zip(*scenes(study)[:3], strict=True)),
+    )
+    y = network(x).argmax(1)  # its own answer, so that an untrained network is right at first
+    generator = torch.Generator().manual_seed(0)
+    tried = [attacks.pgd(network, x, y, EPSILON, steps=2, seed=generator).images for _ in range(4)]
+    wrong = torch.stack([minimal.fooled(network(each), y) for each in tried])
+    moved = robust_networks.strongest(network, EPSILON, steps=2, restarts=4)(x, y)
+    assert len({*wrong.argmax(0).tolist()}) > 1  # not one start is the best for all
+    for i, best in enumerate(wrong.argmax(0)):
+        assert torch.equal(moved[i], tried[best][i])
+    assert torch.equal(robust_networks.strongest(network, EPSILON, steps=2)(x, y), tried[0])
+
+
+def test_every_network_meets_its_own_attack(study):
+    tried = {"none": {}, "PGD": {"epsilon": EPSILON, "steps": 2}}
+    counts = robust_networks.defence_counts(study, {"A": "fcn8s"}, tried, "test")
+    assert [*counts] == [("none", "A"), ("PGD", "A")]
+    assert torch.equal(counts["none", "A"], measure.base_counts(study, "fcn8s", "test"))
+    move = {"PGD": robust_networks.strongest(study.network("fcn8s"), EPSILON, steps=2)}
+    again = attacked_networks.attacked_counts(study, move, {"A": study.network("fcn8s")}, "test")
+    assert torch.equal(counts["PGD", "A"], again["PGD", "A"])
+    assert metrics.accuracy(counts["PGD", "A"].sum(0)) < metrics.accuracy(counts["none", "A"].sum(0))
+
+
+def test_rows_by_hand():
+    matrices = torch.tensor([[[8, 2], [0, 10]], [[10, 0], [0, 10]]])
+    (row,) = robust_networks.defence_rows({("PGD", "Pre"): matrices}).to_dict("records")
+    assert (row["network"], row["attack"]) == ("Pre", "PGD")
+    assert row["accuracy"] == pytest.approx(95)
+    assert row["miou"] == pytest.approx(100 * (18 / 20 + 20 / 22) / 2)
+    assert (row["low"], row["high"]) == pytest.approx((100 * (0.8 + 10 / 12) / 2, 100))
+
+
+def test_the_loss_is_that_of_fgsm(study):
+    rows = robust_networks.loss_rows(study, {"A": "fcn8s"}, [0, 4], "test")
+    network, expected = study.network("fcn8s"), []
+    for epsilon in (0, 4 / 255):
+        losses = []
+        for x, y in scenes(study):
+            losses.append(cross_entropy(network(attacks.fgsm(network, x, y, epsilon).images), y).item())
+        expected.append(sum(losses) / 4)
+    assert rows["step"].tolist() == [0, 4] and rows["loss"].tolist() == pytest.approx(expected, rel=1e-4)
+    assert expected[1] > expected[0]
+
+
+def test_a_guided_step_after_an_attack(study):
+    rows = robust_networks.undone_rows(study, {"A": "fcn8s"}, [0, 2], "test")
+    network = study.network("fcn8s")
+    alone, own = measure.guided_counts(study, "fcn8s", "test")[0]
+    move, counts = robust_networks.strongest(network, 2 / 255, steps=3), []
+    for x, y in study.batches("test"):
+        done = guide(network, move(x, y), study.epsilon("fcn8s"))
+        counts.append(torch.stack([measure.count_pixels(study, logits, y) for logits in done.trajectory]))
+    before, after = torch.cat(counts, 1)
+    expected = [[100 * metrics.miou(b.sum(0)).item(), *metrics.gain(b, a)] for b, a in ((alone, own), (before, after))]
+    assert rows[["network", "epsilon"]].to_numpy().tolist() == [["A", 0], ["A", 2]]
+    assert np.allclose(rows[["attacked", "gain", "low", "high"]], expected)
+    assert rows["attacked"][1] < rows["attacked"][0] and expected[1][1] != expected[0][1]
+
+
+def test_edges_are_steep_where_the_picture_changes():
+    picture = torch.zeros(1, 3, 20, 30)
+    picture[..., 15:] = 0.6
+    picture[0, 0] += torch.linspace(0, 0.3, 20).view(-1, 1)
+    found = robust_networks.edges(picture)
+    smooth = gaussian_filter(picture[0].mean(0).double().numpy(), 1)
+    middle = np.hypot(*np.gradient(smooth))[6:14, 4:26]
+    np.testing.assert_allclose(found[0, 6:14, 4:26], middle, atol=0.03)
+    assert set(found[0].argmax(1).tolist()) <= {14, 15}
+
+
+class Weighted(nn.Module):
+    """Two classes by a plane of colours, with one weight for every pixel."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x):
+        z = self.weight * x[:, 0]
+        return torch.stack([z, -z], 1)
+
+
+def test_alignment_is_the_correlation_of_gradient_sizes_with_a_map():
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.rand(6, 7, generator=draw) - 0.5
+    images, labels = torch.zeros(2, 3, 6, 7), torch.tensor([0, 1]).view(2, 1, 1).expand(2, 6, 7)
+    reference = torch.rand(2, 6, 7, generator=draw)
+    found = robust_networks.alignment(Weighted(weight), images, labels, reference)
+    # at zero every pixel's gradient is its weight, up to sign
+    expected = [np.corrcoef(weight.abs().flatten(), each.flatten())[0, 1] for each in reference]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    aligned = robust_networks.alignment(Weighted(weight), images, labels, 3 + 2 * weight.abs().expand(2, -1, -1))
+    assert aligned.tolist() == pytest.approx([1, 1])
+
+
+def test_panels_show_edges_and_gradients(study):
+    panels = robust_networks.gradient_panels(study, {"A": "fcn8s"}, 3)
+    assert [panel.title for panel in panels] == ["image", "edges", "A"]
+    x, y = study.scene(3)
+    leaf = x.clone().requires_grad_()
+    cross_entropy(study.network("fcn8s")(leaf), y, reduction="sum").backward()
+    for panel, size in zip(panels[1:], (robust_networks.edges(x)[0], leaf.grad[0].abs().amax(0)), strict=True):
+        torch.testing.assert_close(panel.data, size / np.quantile(size, 0.995), rtol=1e-3, atol=1e-4)
+        assert panel.limit == 1
+
+
+def test_alignment_rows_stand_beside_scores(study):
+    (row,) = robust_networks.alignment_rows(study, {"A": "fcn8s"}, "test").to_dict("records")
+    network, values = study.network("fcn8s"), []
+    for x, y in scenes(study):
+        values.append(robust_networks.alignment(network, x, y, robust_networks.edges(x)).item())
+    assert row["alignment"] == pytest.approx(np.mean(values), abs=1e-5) and row["low"] < row["alignment"] < row["high"]
+    alone = 100 * metrics.miou(measure.base_counts(study, "fcn8s", "test").sum(0)).item()
+    assert row["standard"] == pytest.approx(alone) and row["network"] == "A" and row["robust"] != row["standard"]
+
+
+def test_void_pixels_do_not_align():
+    weight, images = torch.ones(6, 7), torch.zeros(1, 3, 6, 7)
+    labels = torch.zeros(1, 6, 7, dtype=torch.int64)
+    labels[..., :3] = 255
+    reference = (labels != 255).double()
+    assert robust_networks.alignment(Weighted(weight), images, labels, reference).item() == pytest.approx(1)
+    with pytest.raises(ValueError, match="labels: got class 255"):
+        robust_networks.alignment(Weighted(weight), images, labels, reference, void=254)
+
+
+def test_a_study_with_no_robust_network_compares_one():
+    assert robust_networks.compared(dataclasses.replace(DIGITS, robust={})) == {"Pre": "fcn8s"}

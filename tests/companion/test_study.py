@@ -1,0 +1,67 @@
+"""A study's splits, names and stored settings, on a data set that names its own items."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from gpcore.companion import weights
+from gpcore.companion.studies import DIGITS
+
+
+@pytest.fixture
+def counted():
+    """Ten validation and eleven test images; item i of a split is full of i, or of 100 + i."""
+    data = {
+        split: [(torch.full((3, 2, 2), float(start + i)), torch.full((2, 2), start + i)) for i in range(length)]
+        for split, start, length in (("val", 0, 10), ("test", 100, 11))
+    }
+    return dataclasses.replace(DIGITS, name="counted", dataset=data.__getitem__, images={"val": 4, "test": 20}, batch=3)
+
+
+def test_images_are_evenly_spaced(counted):
+    assert counted.indices("val") == [0, 2, 5, 7]
+    assert counted.indices("val", 3) == [0, 3, 6]
+    assert counted.indices("val", 0) == []
+    assert counted.indices("test") == [*range(11)]  # no more than there are
+    assert [int(y[0, 0]) for _, y in counted.data("val")] == [0, 2, 5, 7]
+
+
+def test_batches_hold_every_image_in_its_order(counted):
+    batches = [*counted.batches("test", 7)]
+    assert [len(x) for x, _ in batches] == [3, 3, 1]
+    expected = [100, 101, 103, 104, 106, 107, 109]
+    for part in range(2):
+        assert torch.cat([batch[part] for batch in batches]).flatten(1).amax(1).tolist() == expected
+
+
+def test_a_scene_is_counted_in_the_whole_split(counted):
+    for scene, item in ((counted.scene(5), 105), (counted.scene(9, "val"), 9)):
+        assert [(part.unique().item(), len(part)) for part in scene] == [(item, 1)] * 2
+
+
+def test_names_of_stored_weights():
+    assert DIGITS.weights("fcn8s") == "digits/fcn-seed0"
+    assert DIGITS.weights("unet", 2) == "digits/unet-seed2"
+    assert DIGITS.weights("at-small") == "digits/at-small-seed0"
+    assert DIGITS.weights("fcn8s-context", 1) == "digits/fcn8s-context-seed1"
+    with pytest.raises(ValueError, match=r"network: got 'fcn', expected one of fcn32s, .*at-small.*fcn8s-context"):
+        DIGITS.weights("fcn")
+
+
+def test_networks_and_settings_are_those_that_are_stored(monkeypatch):
+    asked = []
+    network = nn.Conv2d(3, 11, 1)
+    state = {name: torch.full_like(value, 0.5) for name, value in network.state_dict().items()}
+    settings = {"fcn32s": {"epsilon": 0.1}, "fcn8s": {"epsilon": 1, "val": 70}, "unet": {"epsilon": 0.3}}
+    monkeypatch.setattr(weights, "load", lambda name: asked.append(name) or state)
+    monkeypatch.setattr(weights, "info", lambda name: asked.append(name) or {"networks": settings})
+    plan = dataclasses.replace(DIGITS.networks["fcn8s"], build=lambda classes: network if classes == 11 else None)
+    study = dataclasses.replace(DIGITS, networks={"fcn8s": plan})
+    loaded = study.network("fcn8s", 3)
+    assert loaded is network and not loaded.training
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    assert study.tuned("fcn8s", 3) == {"epsilon": 1, "val": 70}
+    assert study.epsilon("fcn8s", 3) == 1.0 and isinstance(study.epsilon("fcn8s", 3), float)
+    assert set(asked) == {"digits/fcn-seed3"}

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from conftest import iou, pairs
+
+from gpcore.companion import measure, tuning
+from gpcore.companion.experiments import knn_classification
+from gpcore.companion.studies import DIGITS, HANDWRITING
+
+
+def test_epsilon_is_the_best_on_validation(monkeypatch):
+    """Of two images together, not of their mean: 0.2 has nine hits, where the means would prefer 0.4."""
+    hits = {0.0: [5, 5], 0.1: [7, 7], 0.2: [5, 6], 0.4: [10, 0]}
+
+    def counts(study, name, split, epsilons, **options):
+        assert (name, split) == ("fcn8s", "val")
+        assert options == {"at": None, "signal": "ce", "count": None, "seed": 1}
+        return torch.stack([pairs(hits[e]) for e in epsilons])
+
+    monkeypatch.setattr(measure, "sweep_counts", counts)
+    tuned = tuning.tune(dataclasses.replace(DIGITS, epsilons=(0.2, 0.4)), "fcn8s", seed=1)
+    assert tuned == {
+        "epsilon": 0.2, "val": round(iou(5), 4), "sweep": {"0.2": round(iou(5.5), 4), "0.4": round(iou(5), 4)},
+    }  # fmt: skip
+
+
+def test_every_layer_and_the_entropy_have_an_epsilon_of_their_own(monkeypatch):
+    asked = []
+
+    def choose(study, name, epsilons, **options):
+        asked.append((name, *epsilons, options))
+        return 50.0, epsilons[1], {str(len(asked)): 50.0}
+
+    monkeypatch.setattr(tuning, "choose", choose)
+    monkeypatch.setattr(tuning, "layer_scale", lambda study, name, layer: {"pool1": 1.26, "pool3": 10}[layer])
+    plan = dataclasses.replace(DIGITS.networks["fcn8s"], layers=("pool1", "pool3"))
+    study = dataclasses.replace(DIGITS, epsilons=(0.1, 0.2), crfs=(), networks={"fcn8s": plan}, images={"val": 9})
+    assert tuning.tune(study, "fcn8s") == {
+        "epsilon": 0.2,
+        "val": 50.0,
+        "sweep": {"1": 50.0},
+        "entropy": {"epsilon": 0.2, "sweep": {"2": 50.0}},
+        "pool1": {"epsilon": 0.0038, "sweep": {"3": 50.0}},
+        "pool3": {"epsilon": 0.03, "sweep": {"4": 50.0}},
+    }
+    assert asked == [
+        ("fcn8s", 0.1, 0.2, {"seed": 0}),
+        ("fcn8s", 0.1, 0.2, {"signal": "entropy", "count": 4}),
+        ("fcn8s", 0.0013, 0.0038, 0.013, 0.038, {"at": "pool1", "count": 4}),
+        ("fcn8s", 0.01, 0.03, 0.1, 0.3, {"at": "pool3", "count": 4}),
+    ]
+    asked.clear()
+    tuning.tune(study, "fcn8s", seed=2)
+    assert asked == [("fcn8s", 0.1, 0.2, {"seed": 2})]
+
+
+def test_choose_passes_its_options_on(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        measure,
+        "sweep_counts",
+        lambda *args, **options: asked.append((args[2:], options)) or pairs([5, 6])[:, None],
+    )
+    options = {"at": "pool1", "signal": "entropy", "count": 7, "seed": 3}
+    assert tuning.choose(DIGITS, "fcn8s", (0.1,), **options) == (round(iou(5), 4), 0.1, {"0.1": round(iou(6), 4)})
+    assert asked == [(("val", (0.0, 0.1)), options)]
+
+
+def test_the_scale_of_a_layer_is_its_root_mean_square(study):
+    """On five validation images; of batches of three and two the mean of their means."""
+    seen = []
+    handle = study.network("fcn8s").pool1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    images = [study.dataset("val")[i][0] for i in study.indices("val", 5)]
+    with torch.no_grad():
+        for part in (images[:3], images[3:]):
+            study.network("fcn8s")(torch.stack(part))
+    handle.remove()
+    expected = (sum(each.square().mean() for each in seen) / 2).sqrt().item()
+    assert tuning.layer_scale(study, "fcn8s", "pool1") == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
+    study = dataclasses.replace(DIGITS, crfs=({"gaussian": (3, 1)}, {"gaussian": (3, 2)}, {"gaussian": (3, 3)}))
+    monkeypatch.setattr(tuning, "choose", lambda *args, **options: (50.0, 0.1, {}))
+    monkeypatch.setattr(tuning, "layer_scale", lambda *args: 1.0)
+    counts = torch.stack([pairs([h - 1, h + 1]) for h in (4, 9, 7)])
+    asked = []
+    monkeypatch.setattr(measure, "crf_grid_counts", lambda *args: asked.append(args) or counts)
+    tuned = tuning.tune(study, "fcn8s")
+    assert asked == [(study, "fcn8s", "val", study.images["val"] // 4)]
+    assert tuned["crf"] == {"gaussian": (3, 2)}
+    assert list(tuned["grid"].values()) == [round(iou(h), 4) for h in (4, 9, 7)]
+    assert json.loads(list(tuned["grid"])[1]) == {"gaussian": [3, 2]}
+
+
+def test_a_robust_network_has_a_larger_epsilon_and_no_crf(monkeypatch):
+    tried = []
+    monkeypatch.setattr(tuning, "choose", lambda *args, **rest: (50.0, tried.extend(args[2]) or 0.1, {"0.1": 50.0}))
+    monkeypatch.setattr(measure, "crf_grid_counts", lambda *args: pytest.fail("a CRF was tried"))
+    assert tuning.tune(DIGITS, "at-small") == {"epsilon": 0.1, "val": 50.0, "sweep": {"0.1": 50.0}}
+    assert tried == [0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
+
+
+def test_a_classifier_is_tuned_by_its_neighbours(monkeypatch):
+    monkeypatch.setattr(knn_classification, "choose", lambda study, name: {"epsilon": 0.04, "of": (study.name, name)})
+    assert tuning.tune(HANDWRITING, "classifier") == {"epsilon": 0.04, "of": ("handwriting", "classifier")}
