@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import DIGITS, Study
 from gpcore.networks import fcn_small
 
 EPSILON = 0.02

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gpcore import metrics
 from gpcore.adapt import VIEWS, Tent, augmented
 from gpcore.companion.report.panels import Panel, change_map
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.crf import dense_crf
 from gpcore.datasets.corruptions import corrupt
 from gpcore.gradient import logit_signal, pseudo_labels

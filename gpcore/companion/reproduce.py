@@ -67,7 +67,7 @@ def reproduce(
     """
     from gpcore.companion import studies  # late: the command's --help need not wait for torch
 
-    studies.study(study)
+    studies.get(study)
     for name, number in (("jobs", jobs), ("timeout", timeout)):
         if number < 1:
             raise ValueError(f"{name}: got {number}, expected at least 1")

@@ -20,12 +20,11 @@ from tqdm.auto import tqdm
 from gpcore import denoise, paths
 from gpcore.attacks import pgd
 from gpcore.checks import expect
-from gpcore.companion import tuning, weights
+from gpcore.companion import studies, tuning, weights
 from gpcore.companion.experiments import dae_table
-from gpcore.companion.studies import STUDIES, study
-from gpcore.companion.studies.study import Attack, Data, Recipe, Study
+from gpcore.companion.studies import Attack, Data, Recipe, Study
 from gpcore.crf import CRFRNN
-from gpcore.networks import load_imagenet_vgg16
+from gpcore.networks.vgg import load_imagenet_vgg16
 
 Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
 
@@ -278,18 +277,19 @@ def imagenet_features() -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=study, help=", ".join(STUDIES))
+    parser.add_argument("study", choices=studies.STUDIES)
     parser.add_argument("--only", nargs="+", metavar="STORE", help="fcn deeplab ...; default: all, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    stores = dict.fromkeys(each.store for each in (*args.study.networks.values(), *args.study.robust.values()))
-    known = [*stores, *args.study.refiners]
+    chosen = studies.get(args.study)
+    stores = dict.fromkeys(each.store for each in (*chosen.networks.values(), *chosen.robust.values()))
+    known = [*stores, *chosen.refiners]
     for store in args.only or known:
         if store not in known:
             parser.error(f"--only: got {store!r}, expected some of {', '.join(known)}")
         fitting = train if store in stores else train_refiner
-        fitting(args.study, store, args.seed, args.device)
+        fitting(chosen, store, args.seed, args.device)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from gpcore import metrics
 from gpcore.companion import measure
 from gpcore.companion.experiments import knn_classification
-from gpcore.companion.studies.study import Network, Study
+from gpcore.companion.studies import Network, Study
 
 LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
 

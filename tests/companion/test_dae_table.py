@@ -11,8 +11,7 @@ from gpcore import denoise, metrics
 from gpcore.companion import measure, weights
 from gpcore.companion.experiments import dae_table
 from gpcore.companion.report.panels import change_map
-from gpcore.companion.studies import DIGITS, STUDIES
-from gpcore.companion.studies.study import Refiner, Study
+from gpcore.companion.studies import DIGITS, STUDIES, Refiner, Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide
 

@@ -9,8 +9,7 @@ from gpcore import metrics
 from gpcore.adapt import Tent, augmented
 from gpcore.companion import measure
 from gpcore.companion.report.panels import change_map
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import DIGITS, Study
 from gpcore.crf import dense_crf
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide

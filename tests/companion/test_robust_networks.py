@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 from gpcore import attacks, metrics, minimal
 from gpcore.companion import measure
 from gpcore.companion.experiments import attacked_networks, robust_networks
-from gpcore.companion.studies import DIGITS, STUDIES
-from gpcore.companion.studies.study import Attack
+from gpcore.companion.studies import DIGITS, STUDIES, Attack
 from gpcore.perturb import guide
 
 EPSILON = 0.03

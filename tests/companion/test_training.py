@@ -14,8 +14,7 @@ from gpcore import denoise, metrics, paths
 from gpcore.attacks import pgd
 from gpcore.companion import measure, studies, training, tuning, weights
 from gpcore.companion.experiments import dae_table
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Attack, Network, Recipe, Refiner
+from gpcore.companion.studies import DIGITS, Attack, Network, Recipe, Refiner
 from gpcore.networks import crop_classifier, fcn_small
 from gpcore.networks.classifiers import Classifier
 
@@ -688,7 +687,7 @@ def test_half_of_mirrored_items_are_flipped_and_nothing_else():
 
 def test_studies_name_what_is_unknown():
     with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
-        studies.study("voc")
+        studies.get("voc")
     with pytest.raises(
         ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
     ):
@@ -794,7 +793,7 @@ def test_imagenet_features_come_from_the_folder_or_the_net(monkeypatch, tmp_path
 def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
     found, chosen = [], toys(RECIPE)
     chosen = dataclasses.replace(chosen, robust={"at-1": dataclasses.replace(chosen.networks["toy"], store="at")})
-    monkeypatch.setattr(training, "study", {"toys": chosen}.__getitem__)
+    monkeypatch.setitem(studies.STUDIES, "toys", chosen)
     for kind, name in (("network", "train"), ("refiner", "train_refiner")):
         monkeypatch.setattr(training, name, lambda *args, kind=kind: found.append((kind, *args)))
     monkeypatch.setattr("sys.argv", ["training", "toys", *words.split()])

@@ -13,7 +13,7 @@ from gpcore import attacks, metrics, minimal
 from gpcore.attacks import Descent
 from gpcore.companion.measure import Answer, count_pixels, tally
 from gpcore.companion.report.panels import Panel, photograph
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.minimal import Adversarial
 
 Move = Callable[[Tensor, Tensor], Tensor]  # from images and their labels to attacked images

@@ -14,7 +14,7 @@ from gpcore.companion import cost
 from gpcore.companion.cost import ALONE
 from gpcore.companion.measure import Answer, iteration_counts, prediction_panels, tally, with_crf
 from gpcore.companion.report.panels import Panel
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore.companion.report.panels import Panel
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide, sweep
 
 WEIGHTS = tuple(i / 10 for i in range(1, 10))  # of the neighbours in an interpolation

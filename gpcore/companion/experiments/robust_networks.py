@@ -15,7 +15,7 @@ from gpcore.companion.experiments.attacked_networks import Move, attacked_counts
 from gpcore.companion.measure import tally
 from gpcore.companion.report.panels import Panel, photograph
 from gpcore.companion.report.tables import NAMES
-from gpcore.companion.studies.study import Attack, Study
+from gpcore.companion.studies import Attack, Study
 from gpcore.perturb import guide, sweep
 from gpcore.untouched import untouched
 

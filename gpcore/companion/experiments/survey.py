@@ -9,10 +9,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from gpcore import metrics
+from gpcore.companion import studies
 from gpcore.companion.experiments.when_does_it_help import islands
 from gpcore.companion.measure import count_pixels
-from gpcore.companion.studies import study
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
 
@@ -60,7 +60,7 @@ def settings(chosen: Study, name: str) -> dict[str, Setting]:
         "prior + 0.5": adjusted("prior", prior=prior, share=-0.5),
         "prior − 1": adjusted("prior", prior=prior),
         **{f"noise {severity}": Setting("noise", network, epsilon, severity) for severity in (1, 3)},
-        **(own("training", study("stages")) if chosen.name == "digits" else {}),
+        **(own("training", studies.get("stages")) if chosen.name == "digits" else {}),
     }
 
 

@@ -17,7 +17,7 @@ from gpcore import metrics
 from gpcore.adapt import augmented
 from gpcore.companion.measure import tally
 from gpcore.companion.report.tables import points
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 SHARE = 200  # an island covers less than one part in 200 of the image

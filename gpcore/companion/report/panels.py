@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch
 from torch import Tensor
 
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 COLUMN, PAGE = 3.25, 6.875  # inches
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from gpcore import paths
 from gpcore.companion import weights
 from gpcore.companion.report import claims, panels
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 PACKAGES = ("torch", "torchvision", "numpy", "mlxtend", "matplotlib", "seaborn")
 
