@@ -160,7 +160,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     torch.manual_seed(seed)
     network: Any = planned.build(len(chosen.classes))
     started = start(network, planned.start, chosen, seed)
-    name = chosen.weights(sharing[-1], seed)
+    name = chosen.stored_as(sharing[-1], seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     weight = class_weights(planned.recipe, device)
 
@@ -199,7 +199,7 @@ def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") 
         logits = module(given + refiner.sigma * torch.randn_like(given), h)
         return denoise.reconstruction_loss(logits, labels, chosen.void, weight)
 
-    stored = chosen.weights(name, seed)
+    stored = chosen.stored_as(name, seed)
     checkpoint = paths.DATA / "checkpoints" / f"{stored.replace('/', '-')}.pt"
     facts = {field: getattr(refiner, field) for field in ("network", "at", "images", "sigma", "truth")}
     trained, history = fit(

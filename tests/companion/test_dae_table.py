@@ -217,7 +217,7 @@ def test_committed_refiners_score_as_recorded(name):
 def test_every_refiner_was_trained_by_its_recipe():
     for study in STUDIES.values():
         for name, refiner in study.refiners.items():
-            entry = weights.info(study.weights(name))
+            entry = weights.info(study.stored_as(name))
             assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(refiner.recipe)))
             for field in ("network", "at", "images", "sigma", "truth"):
                 assert entry["refiner"][field] == getattr(refiner, field)

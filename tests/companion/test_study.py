@@ -42,12 +42,12 @@ def test_a_scene_is_counted_in_the_whole_split(counted):
 
 
 def test_names_of_stored_weights():
-    assert DIGITS.weights("fcn8s") == "digits/fcn-seed0"
-    assert DIGITS.weights("unet", 2) == "digits/unet-seed2"
-    assert DIGITS.weights("at-small") == "digits/at-small-seed0"
-    assert DIGITS.weights("fcn8s-context", 1) == "digits/fcn8s-context-seed1"
+    assert DIGITS.stored_as("fcn8s") == "digits/fcn-seed0"
+    assert DIGITS.stored_as("unet", 2) == "digits/unet-seed2"
+    assert DIGITS.stored_as("at-small") == "digits/at-small-seed0"
+    assert DIGITS.stored_as("fcn8s-context", 1) == "digits/fcn8s-context-seed1"
     with pytest.raises(ValueError, match=r"network: got 'fcn', expected one of fcn32s, .*at-small.*fcn8s-context"):
-        DIGITS.weights("fcn")
+        DIGITS.stored_as("fcn")
 
 
 def test_networks_and_settings_are_those_that_are_stored(monkeypatch):

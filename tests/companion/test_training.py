@@ -733,12 +733,12 @@ def test_committed_weights_score_as_recorded():
     robust = {name: network for name, network in DIGITS.robust.items() if not network.dataset}
     for name, network in {**DIGITS.networks, **robust}.items():
         found[name] = 100 * metrics.miou(measure.base_counts(DIGITS, name, "val").sum(0)).item()
-        entry = weights.info(DIGITS.weights(name))
+        entry = weights.info(DIGITS.stored_as(name))
         assert found[name] == pytest.approx(entry["networks"][name]["val"], abs=0.05)
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(network.recipe)))
     assert found["fcn32s"] < found["fcn16s"] < found["fcn8s"]
     assert found["fcn8s"] > 75
-    entry = weights.info(DIGITS.weights("backbone"))
+    entry = weights.info(DIGITS.stored_as("backbone"))
     assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(DIGITS.robust["backbone"].recipe)))
 
 

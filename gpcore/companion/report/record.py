@@ -37,7 +37,7 @@ class Record:
             "study": study.name,
             "parameters": parameters,
             "images": dict(study.images),
-            "weights": {name: weights.info(study.weights(name))["files"] for name in [*used, *refiners]},
+            "weights": {name: weights.info(study.stored_as(name))["files"] for name in [*used, *refiners]},
             "epsilon": {name: study.epsilon(name) for name in used},
             "device": "cpu",
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},

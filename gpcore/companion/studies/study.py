@@ -151,21 +151,21 @@ class Study:
             raise ValueError(f"network: got {name!r}, expected one of {', '.join(every)}")
         return every[name]
 
-    def weights(self, name: str, seed: int = 0) -> str:
-        """The name under which a network's or refiner's weights are stored."""
+    def stored_as(self, name: str, seed: int = 0) -> str:
+        """The name under which a network's or refiner's weights are kept in the store."""
         plan = self.plan(name)
         return f"{self.name}/{plan.store if isinstance(plan, Network) else name}-seed{seed}"
 
     def network(self, name: str, seed: int = 0) -> nn.Module:
         """A trained network or refiner in evaluation mode."""
-        state = weights.load(self.weights(name, seed))
+        state = weights.load(self.stored_as(name, seed))
         network = self.plan(name).build(len(self.classes))
         network.load_state_dict(state)
         return network.eval()
 
     def tuned(self, name: str, seed: int = 0) -> dict[str, Any]:
         """What validation images chose for a network: its `epsilon`, `crf`, and the scores they were chosen by."""
-        return dict(weights.info(self.weights(name, seed))["networks"][name])
+        return dict(weights.info(self.stored_as(name, seed))["networks"][name])
 
     def epsilon(self, name: str, seed: int = 0) -> float:
         """The network's epsilon, in image units of [0, 1], chosen on validation images."""
