@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from gpcore.companion.studies import DIGITS, Study
-from gpcore.networks import fcn_small
+from gpcore.networks.fcn import fcn_small
 
 EPSILON = 0.02
 CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}

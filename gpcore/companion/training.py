@@ -38,6 +38,12 @@ def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
     return (weight / (frequency * weight).sum()).to(device)
 
 
+def supervised(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The logits that the loss is put on: of all its heads where a network says by `supervised` that it has several."""
+    heads = getattr(network, "supervised", None)
+    return heads(images) if heads else [network(images)]
+
+
 def segmentation_loss(outputs: list[Tensor], labels: Tensor, weight: Tensor | None, void: int) -> Tensor:
     """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
     labels = labels.masked_fill(labels == void, -100)
@@ -158,7 +164,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     sharing = [name for name, network in networks.items() if network.store == store]
     planned = networks[sharing[-1]]
     torch.manual_seed(seed)
-    network: Any = planned.build(len(chosen.classes))
+    network = planned.build(len(chosen.classes))
     started = start(network, planned.start, chosen, seed)
     name = chosen.stored_as(sharing[-1], seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
@@ -166,7 +172,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
 
     def objective(images: Tensor, labels: Tensor) -> Tensor:
         fed = adversarial(network, images, labels, planned.recipe.attack, chosen.void)
-        return segmentation_loss(network.supervised(fed), labels, weight, chosen.void)
+        return segmentation_loss(supervised(network, fed), labels, weight, chosen.void)
 
     trained, history = fit(
         network,

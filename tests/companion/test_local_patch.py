@@ -12,7 +12,7 @@ from gpcore.companion.experiments import explorer, local_patch
 from gpcore.companion.experiments.local_patch import Place
 from gpcore.companion.report import panels, plots
 from gpcore.companion.studies import DIGITS, Study
-from gpcore.networks import fcn_small
+from gpcore.networks.fcn import fcn_small
 
 EPSILON = 0.05
 

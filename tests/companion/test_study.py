@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpcore.companion import weights
+from gpcore.companion import studies, weights
 from gpcore.companion.studies import DIGITS
 
 
@@ -48,6 +48,23 @@ def test_names_of_stored_weights():
     assert DIGITS.stored_as("fcn8s-context", 1) == "digits/fcn8s-context-seed1"
     with pytest.raises(ValueError, match=r"network: got 'fcn', expected one of fcn32s, .*at-small.*fcn8s-context"):
         DIGITS.stored_as("fcn")
+
+
+def test_what_is_unknown_is_named():
+    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
+        studies.get("voc")
+    with pytest.raises(
+        ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
+    ):
+        DIGITS.network("fcn4s")
+
+
+def test_a_network_is_called_the_same_in_all_studies():
+    every = [pair for study in studies.STUDIES.values() for pair in {**study.networks, **study.robust}.items()]
+    called = {(name, plan.label, plan.published) for name, plan in every if name in studies.LABELS}
+    assert len(called) == len(studies.LABELS) == 11
+    assert (studies.LABELS["crfrnn"], studies.PUBLISHED["crfrnn"]) == ("FCN-8s + CRF-RNN", "CRFasRNN-coco")
+    assert studies.LABELS["at-tuned"] == studies.PUBLISHED["at-tuned"] == "AT-tuned"
 
 
 def test_networks_and_settings_are_those_that_are_stored(monkeypatch):

@@ -15,8 +15,7 @@ from gpcore.attacks import pgd
 from gpcore.companion import measure, studies, training, tuning, weights
 from gpcore.companion.experiments import dae_table
 from gpcore.companion.studies import DIGITS, Attack, Network, Recipe, Refiner
-from gpcore.networks import crop_classifier, fcn_small
-from gpcore.networks.classifiers import Classifier
+from gpcore.networks.fcn import crop_classifier, fcn_small
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 ATTACK = Attack(epsilon=0.06, step_size=0.03)
@@ -65,7 +64,7 @@ def denoising():
     return dae, lambda: training.crops(kept, RECIPE), objective
 
 
-class Recorded(Classifier):
+class Recorded(nn.Sequential):
     """Two classes per image, or per pixel, from nine channels; remembers what it was trained on."""
 
     def __init__(self, kind, dropout=0.0):
@@ -76,7 +75,7 @@ class Recorded(Classifier):
 
     def supervised(self, images):
         self.fed.append(images.clone())
-        return super().supervised(images)
+        return [self(images)]
 
 
 def toy(kind, count, seed=0):
@@ -224,9 +223,6 @@ class Refining(nn.Module):
     def forward(self, y, h):
         self.given.append((y, h))
         return self.last(y)
-
-    def supervised(self, images):
-        return [self.last(images)]
 
 
 class Plain(Refining):
@@ -685,13 +681,14 @@ def test_half_of_mirrored_items_are_flipped_and_nothing_else():
     assert 20 <= flipped <= 44  # of 64
 
 
-def test_studies_name_what_is_unknown():
-    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
-        studies.get("voc")
-    with pytest.raises(
-        ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
-    ):
-        DIGITS.network("fcn4s")
+@pytest.mark.parametrize("plan", [*DIGITS.networks.values(), *DIGITS.robust.values()], ids=lambda plan: plan.store)
+def test_the_loss_is_put_on_three_heads_of_an_fcn_and_on_the_one_output_of_others(plan):
+    """The last head is what FCN-8s itself returns; the crops' classifier, though built like it, has no such heads."""
+    network, images = plan.build(11).eval(), torch.rand(2, 3, 64, 96)
+    heads = training.supervised(network, images)
+    fcns = {"fcn", "rb", "at-small", "at-large", "at-tuned"}
+    assert len(heads) == ({32: 1, 16: 2, 8: 3}[network.stride] if plan.store in fcns else 1)
+    assert torch.equal(heads[-1], network(images))
 
 
 def test_subsets_are_evenly_spaced():

@@ -14,7 +14,6 @@ from gpcore import attacks, metrics, minimal
 from gpcore.companion.experiments.attacked_networks import Move, attacked_counts, mover
 from gpcore.companion.measure import tally
 from gpcore.companion.report.panels import Panel, photograph
-from gpcore.companion.report.tables import NAMES
 from gpcore.companion.studies import Attack, Study
 from gpcore.perturb import guide, sweep
 from gpcore.untouched import untouched
@@ -25,8 +24,8 @@ ADVERSARY = {name: value for name, value in dataclasses.asdict(Attack()).items()
 
 def compared(study: Study) -> dict[str, str]:
     """The study's networks that Table 1 compares, by the labels they have there: the usual one and the robust ones."""
-    robust = [name for name, network in study.robust.items() if not network.dataset]
-    return {"Pre": study.standard, **{NAMES[name]: name for name in robust}}
+    robust = {network.label: name for name, network in study.robust.items() if not network.dataset}
+    return {"Pre": study.standard, **robust}
 
 
 def strongest(network: nn.Module, epsilon: float, *, restarts: int = 1, void: int = 255, **options: Any) -> Move:

@@ -9,22 +9,7 @@ import torch
 from torch import Tensor
 
 from gpcore import metrics
-
-NAMES = {
-    "fcn32s": "FCN-32s",
-    "fcn16s": "FCN-16s",
-    "fcn8s": "FCN-8s",
-    "deeplab": "DeepLab-v2",
-    "unet": "U-Net",
-    "crfrnn": "FCN-8s + CRF-RNN",
-    "densenet": "FC-DenseNet",
-    "rb": "RB",
-    "at-small": "AT-small",
-    "at-large": "AT-large",
-    "at-tuned": "AT-tuned",
-}
-# the published network that each is compared with
-PUBLISHED = {**NAMES, "deeplab": "DeepLab-VGG16", "crfrnn": "CRFasRNN-coco"}
+from gpcore.companion.studies import LABELS, PUBLISHED
 
 
 def points(value: float, low: float, high: float) -> str:
@@ -67,7 +52,7 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED)).set_index(rows.index)
     table = pd.DataFrame(
         {
-            "network": rows["network"].map(NAMES),
+            "network": rows["network"].map(LABELS),
             "ε": rows["epsilon"].map("{:g}".format),
             "base": rows["base"],
             "+GP": rows["guided"],
@@ -195,7 +180,7 @@ def ranges(rows: pd.DataFrame) -> pd.DataFrame:
 def settings(crfs: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
     """Every network's DenseCRF, one column per number."""
     columns = ["network", "gaussian sxy", "gaussian weight", "bilateral sxy", "bilateral srgb", "bilateral weight"]
-    rows = [(NAMES[name], *crf["gaussian"], *crf["bilateral"]) for name, crf in crfs.items()]
+    rows = [(LABELS[name], *crf["gaussian"], *crf["bilateral"]) for name, crf in crfs.items()]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -5,9 +5,17 @@ from gpcore.companion.studies.classification import CIFAR10, HANDWRITING, MNIST
 from gpcore.companion.studies.digits import DIGITS, SCENES, STAGES
 from gpcore.companion.studies.study import POOLS, Attack, Data, Network, Recipe, Refiner, Study
 
-__all__ = ["POOLS", "STUDIES", "Attack", "Data", "Network", "Recipe", "Refiner", "Study", "get"]
+__all__ = ["LABELS", "POOLS", "PUBLISHED", "STUDIES", "Attack", "Data", "Network", "Recipe", "Refiner", "Study", "get"]
 
 STUDIES = {each.name: each for each in (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10)}
+_LABELLED = {
+    name: network
+    for each in STUDIES.values()
+    for name, network in {**each.networks, **each.robust}.items()
+    if network.label
+}
+LABELS = {name: network.label for name, network in _LABELLED.items()}
+PUBLISHED = {name: network.published or network.label for name, network in _LABELLED.items()}
 
 
 def get(name: str) -> Study:

@@ -53,15 +53,17 @@ CAMVID = Study(
     batch=1,
     networks=parts.fcns(fcn_vgg16, _RECIPE, start="imagenet")
     | parts.by_store(
-        Network(deeplab_vgg16, "deeplab", _HEADS, start="fcn"),
-        Network(unet_vgg16, "unet", _HEADS, start="fcn"),
+        Network(deeplab_vgg16, "deeplab", _HEADS, start="fcn", label="DeepLab-v2", published="DeepLab-VGG16"),
+        Network(unet_vgg16, "unet", _HEADS, start="fcn", label="U-Net"),
         Network(
             partial(parts.crf_rnn, fcn_vgg16, stride=8, alpha=80, beta=13, gamma=12),  # 80, 13: pydensecrf's example
             "crfrnn",
             replace(_HEADS, epochs=2, rate=1e-2, frozen=("network.conv", "network.fc6")),
             start="fcn",
+            label="FCN-8s + CRF-RNN",
+            published="CRFasRNN-coco",
         ),
-        Network(fc_densenet_small, "densenet", _DENSENET),
+        Network(fc_densenet_small, "densenet", _DENSENET, label="FC-DenseNet"),
     ),
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001),
     photographs=False,  # they are not ours to publish
@@ -93,6 +95,7 @@ CAMVID = Study(
             "at-small",
             replace(_DENSENET, epochs=4, rate=1e-3, crop=128, attack=Attack()),
             start="densenet",
+            label="AT-small",
         )
     ),
     standard="densenet",

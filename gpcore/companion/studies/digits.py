@@ -41,15 +41,18 @@ DIGITS = Study(
     batch=10,
     networks=parts.fcns(fcn_small, _RECIPE)
     | parts.by_store(
-        Network(deeplab_small, "deeplab", _RECIPE),
-        Network(unet_small, "unet", replace(_RECIPE, epochs=6)),  # twice the cost of the others
+        Network(deeplab_small, "deeplab", _RECIPE, label="DeepLab-v2", published="DeepLab-VGG16"),
+        # fewer epochs, at twice the cost of the others
+        Network(unet_small, "unet", replace(_RECIPE, epochs=6), label="U-Net"),
         Network(
             partial(parts.crf_rnn, fcn_small, stride=4, alpha=24, beta=40, gamma=6),
             "crfrnn",
             replace(_RECIPE, epochs=2, rate=1e-2, start_rate=3e-4),  # `rate` for three 11 x 11 matrices alone
             start="fcn",
+            label="FCN-8s + CRF-RNN",
+            published="CRFasRNN-coco",
         ),
-        Network(fc_densenet_small, "densenet", replace(_RECIPE, epochs=5)),
+        Network(fc_densenet_small, "densenet", replace(_RECIPE, epochs=5), label="FC-DenseNet"),
     ),
     epsilons=(0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008),
     photographs=True,
@@ -73,10 +76,16 @@ DIGITS = Study(
             dataset=lambda split: digits.Crops(split, 32_000),  # of 500 mosaics, as many as are kept
         ),
         # frozen: its robustness is the backbone's
-        Network(fcn_small, "rb", replace(_RECIPE, epochs=4, frozen=("conv",)), start="backbone"),
-        Network(fcn_small, "at-small", replace(_RECIPE, attack=Attack())),
-        Network(fcn_deep, "at-large", replace(_RECIPE, epochs=5, attack=Attack())),
-        Network(fcn_small, "at-tuned", replace(_RECIPE, epochs=6, rate=2e-3, attack=Attack()), start="fcn"),
+        Network(fcn_small, "rb", replace(_RECIPE, epochs=4, frozen=("conv",)), start="backbone", label="RB"),
+        Network(fcn_small, "at-small", replace(_RECIPE, attack=Attack()), label="AT-small"),
+        Network(fcn_deep, "at-large", replace(_RECIPE, epochs=5, attack=Attack()), label="AT-large"),
+        Network(
+            fcn_small,
+            "at-tuned",
+            replace(_RECIPE, epochs=6, rate=2e-3, attack=Attack()),
+            start="fcn",
+            label="AT-tuned",
+        ),
     ),
 )
 _PLAIN = replace(DIGITS, crfs=(), seeds={}, refiners={}, robust={})
@@ -86,7 +95,7 @@ SCENES = replace(
     classes=digits.SCENE_CLASSES,
     colours=digits.SCENE_COLOURS,
     dataset=partial(_mosaics, scenes=True),
-    networks={"fcn8s": Network(fcn_small, "fcn", replace(_RECIPE, epochs=8))},
+    networks={"fcn8s": Network(fcn_small, "fcn", replace(_RECIPE, epochs=8), label="FCN-8s")},
 )
 STAGES = replace(
     _PLAIN,

@@ -17,8 +17,10 @@ Build = Callable[[int], nn.Module]
 
 def fcns(build: Callable[..., nn.Module], recipe: Recipe, start: str = "") -> dict[str, Network]:
     """FCN-32s, 16s and 8s: three heads on one trunk, trained together."""
-    names = {f"fcn{stride}s": partial(build, stride=stride) for stride in (32, 16, 8)}
-    found = {name: Network(variant, "fcn", recipe, start) for name, variant in names.items()}
+    found = {
+        f"fcn{stride}s": Network(partial(build, stride=stride), "fcn", recipe, start, label=f"FCN-{stride}s")
+        for stride in (32, 16, 8)
+    }
     return found | {"fcn8s": replace(found["fcn8s"], layers=POOLS[:4])}
 
 

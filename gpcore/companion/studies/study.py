@@ -62,7 +62,8 @@ class Network:
     Networks with one `store` share their weights; the last of them is the one that is trained. `start` names the
     store, or "imagenet", whose weights the training starts from. At each of `layers` an epsilon of its own is chosen.
     A classifier's neighbours may be sought among the activations of any of `features`. `dataset` is what a network
-    learns from that is not made for the study's own task.
+    learns from that is not made for the study's own task. Tables and plots call it by its `label`, in all studies the
+    same, and set it beside what published tables call `published` (default: the label).
     """
 
     build: Callable[[int], nn.Module]
@@ -72,6 +73,8 @@ class Network:
     layers: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     dataset: Callable[[str], Data] | None = None
+    label: str = ""
+    published: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
