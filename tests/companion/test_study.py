@@ -59,6 +59,39 @@ def test_what_is_unknown_is_named():
         DIGITS.network("fcn4s")
 
 
+@pytest.mark.parametrize(
+    ("needs", "expected"),
+    [
+        ([], ["digits", "camvid", "mnist", "cifar10"]),
+        (["segmentation"], ["digits", "camvid"]),
+        (["scene_labelling"], ["digits", "camvid"]),
+        (["segmentation", "few"], ["digits", "camvid"]),
+        (["crfs"], ["digits", "camvid"]),
+        (["refiners", "crfs", "few"], ["digits", "camvid"]),
+        (["classification"], ["digits", "mnist", "cifar10"]),
+        (["robust"], ["digits", "camvid"]),
+        (["robust", "photographs"], ["digits"]),
+        (["seeds"], ["digits"]),
+        (["digits"], ["digits"]),
+        (["refiner"], []),
+    ],
+)
+def test_notebooks_run_where_all_that_they_need_is(needs, expected):
+    assert studies.suited(needs) == studies.suited(iter(needs)) == expected
+
+
+def test_every_task_is_done_by_a_study():
+    tasks = {name: study.tasks for name, study in studies.STUDIES.items() if study.tasks}
+    assert {study for each in tasks.values() for study in each.values()} == {*studies.STUDIES}
+    assert tasks["digits"]["scene_labelling"] == "scenes" and tasks["camvid"]["scene_labelling"] == "camvid"
+    done = {name: studies.get(each["classification"]) for name, each in tasks.items() if "classification" in each}
+    assert {name: study.networks["classifier"].published for name, study in done.items()} == {
+        "digits": "mnist",
+        "mnist": "mnist",
+        "cifar10": "cifar10",
+    }
+
+
 def test_a_network_is_called_the_same_in_all_studies():
     every = [pair for study in studies.STUDIES.values() for pair in {**study.networks, **study.robust}.items()]
     called = {(name, plan.label, plan.published) for name, plan in every if name in studies.LABELS}

@@ -1,11 +1,30 @@
-"""The studies, by name: which data, which networks and refiners, how they are trained and what is tried on them."""
+"""The studies, by name: which data, which networks and refiners, how they are trained and what is tried on them.
+
+A network is one entry in its study. A study is a file here and its name in STUDIES: the notebooks whose needs it has,
+see `Study.has`, run on it.
+"""
+
+from collections.abc import Iterable
 
 from gpcore.companion.studies.camvid import CAMVID
 from gpcore.companion.studies.classification import CIFAR10, HANDWRITING, MNIST
 from gpcore.companion.studies.digits import DIGITS, SCENES, STAGES
 from gpcore.companion.studies.study import POOLS, Attack, Data, Network, Recipe, Refiner, Study
 
-__all__ = ["LABELS", "POOLS", "PUBLISHED", "STUDIES", "Attack", "Data", "Network", "Recipe", "Refiner", "Study", "get"]
+__all__ = [
+    "LABELS",
+    "POOLS",
+    "PUBLISHED",
+    "STUDIES",
+    "Attack",
+    "Data",
+    "Network",
+    "Recipe",
+    "Refiner",
+    "Study",
+    "get",
+    "suited",
+]
 
 STUDIES = {each.name: each for each in (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10)}
 _LABELLED = {
@@ -23,3 +42,9 @@ def get(name: str) -> Study:
     if name not in STUDIES:
         raise ValueError(f"study: got {name!r}, expected one of {', '.join(STUDIES)}")
     return STUDIES[name]
+
+
+def suited(needs: Iterable[str] = ()) -> list[str]:
+    """The names of the studies on which notebooks of these `needs`, see `Study.has`, run."""
+    wanted = [*needs]
+    return [each.name for each in STUDIES.values() if each.tasks and all(map(each.has, wanted))]

@@ -99,4 +99,5 @@ CAMVID = Study(
         )
     ),
     standard="densenet",
+    tasks={"segmentation": "camvid", "scene_labelling": "camvid"},  # it has no finer labels
 )

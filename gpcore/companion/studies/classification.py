@@ -19,14 +19,18 @@ def _handwritten(name: str, recipe: Recipe) -> Study:
         dataset=partial(classification.Pictures, name),
         images=dict.fromkeys(("train", "val", "test"), 100_000),  # these many, or all that there are
         batch=500,
-        networks=parts.by_store(Network(lenet, "classifier", recipe, features=("pool1", "pool2", "relu3", "score"))),
+        networks=parts.by_store(
+            Network(lenet, "classifier", recipe, features=("pool1", "pool2", "relu3", "score"), published="mnist")
+        ),
         epsilons=(0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
         photographs=True,
     )
 
 
 HANDWRITING = _handwritten("handwriting", Recipe(40, samples=3000, batch=50, rate=1e-3))
-MNIST = _handwritten("mnist", Recipe(8, samples=55_000, batch=100, rate=1e-3))
+MNIST = replace(
+    _handwritten("mnist", Recipe(8, samples=55_000, batch=100, rate=1e-3)), tasks={"classification": "mnist"}
+)
 CIFAR10 = replace(
     MNIST,
     name="cifar10",
@@ -39,8 +43,10 @@ CIFAR10 = replace(
             "classifier",
             Recipe(8, samples=45_000, batch=100, rate=3e-3, weight_decay=1e-2, mirror=True),
             features=("pool1", "pool2", "pool5", "relu6", "score"),
+            published="cifar10",
         )
     ),
     epsilons=(0.0001, 0.0003, 0.001, 0.003, 0.01),
     photographs=False,  # they are not ours to publish
+    tasks={"classification": "cifar10"},
 )

@@ -87,10 +87,16 @@ DIGITS = Study(
             label="AT-tuned",
         ),
     ),
+    tasks={
+        "segmentation": "digits",
+        "scene_labelling": "scenes",
+        "shorter_trainings": "stages",
+        "classification": "handwriting",
+    },
 )
-_PLAIN = replace(DIGITS, crfs=(), seeds={}, refiners={}, robust={})
+_BESIDE = replace(DIGITS, crfs=(), seeds={}, refiners={}, robust={}, tasks={})
 SCENES = replace(
-    _PLAIN,
+    _BESIDE,
     name="scenes",
     classes=digits.SCENE_CLASSES,
     colours=digits.SCENE_COLOURS,
@@ -98,7 +104,7 @@ SCENES = replace(
     networks={"fcn8s": Network(fcn_small, "fcn", replace(_RECIPE, epochs=8), label="FCN-8s")},
 )
 STAGES = replace(
-    _PLAIN,
+    _BESIDE,
     name="stages",
     networks={f"{n} epochs": Network(fcn_small, f"fcn{n}", replace(_RECIPE, epochs=n)) for n in (2, 3)},
 )

@@ -107,7 +107,8 @@ class Study:
     settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
     `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. Trainings with other
     `seeds` tell a network's spread. The `robust` networks, trained against attacks, are none of those that the
-    notebooks on guided perturbation compare; of these, `standard` is their counterpart.
+    notebooks on guided perturbation compare; of these, `standard` is their counterpart. `tasks` names the study that
+    does each task on these images, itself or one beside it; no notebook runs on a study that has no tasks.
     """
 
     name: str
@@ -126,6 +127,11 @@ class Study:
     refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
     robust: Mapping[str, Network] = dataclasses.field(default_factory=dict)
     standard: str = "fcn8s"
+    tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def has(self, need: str) -> bool:
+        """Whether a notebook finds what it needs: a task, a field that is not empty, or the study of that name."""
+        return need in (self.name, *self.tasks) or bool(getattr(self, need, None))
 
     def data(self, split: str, count: int | None = None) -> Data:
         """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
