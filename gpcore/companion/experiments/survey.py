@@ -43,7 +43,7 @@ class Adjusted(nn.Module):
 
 
 def settings(chosen: Study, name: str) -> dict[str, Setting]:
-    """Every network of the study, and `name` at other temperatures, priors and noise, and where given shorter trainings."""
+    """Every network of the study; `name` at other temperatures, priors and noise, and its shorter trainings if any."""
     epsilon, network = chosen.epsilon(name), chosen.network(name)
     covers = [y[y != chosen.void].bincount(minlength=len(chosen.classes)) for _, y in chosen.batches("val", 20)]
     prior = torch.stack(covers).sum(0) / torch.stack(covers).sum()
