@@ -1,56 +1,23 @@
 """The measurements behind the notebooks on refining a prediction: DAEs, the context module, CRFs, and guided steps."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import product
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from gpcore import denoise, metrics
 from gpcore.companion import cost
 from gpcore.companion.cost import ALONE
-from gpcore.companion.measure import Answer, iteration_counts, prediction_panels, tally, with_crf
-from gpcore.companion.report.panels import Panel
+from gpcore.companion.measure import Answer, count, inference_counts, with_crf
 from gpcore.companion.studies.study import Study
 from gpcore.perturb import guide
 
 T = TypeVar("T")
 Seen = Callable[[Tensor, str | None], tuple[Tensor, Tensor]]  # from images and the name of h's module to y and h
 CRF, CONTEXT, CRF_RNN, DAE_TRUTH, DAE_Y = "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"
-
-
-def inference_counts(
-    study: Study, name: str, split: str, epsilons: Sequence[float], steps: int, count: int | None = None
-) -> Tensor:
-    """Confusion counts of a refiner's iterative inference, by step size and before the first and after every step:
-    E x (steps + 1) x N x K x K."""
-    refiner = study.refiners[name]
-    network, module = study.network(refiner.network), study.network(name)
-
-    def answers(x: Tensor, labels: Tensor) -> Iterable[Tensor]:
-        y, h = denoise.candidate(network, x, refiner.at)
-        for epsilon in epsilons:
-            yield from denoise.iterative_inference(denoise.given(module, h), y, epsilon, steps=steps).trajectory
-
-    return torch.stack(tally(study, answers, split, count).split(steps + 1))
-
-
-def tune(study: Study, name: str) -> dict[str, Any]:
-    """The step size and number of steps with the highest mIoU on validation images; of equals the first.
-
-    `val` is the mIoU of the network alone, `sweep` the best of every step size.
-    """
-    refiner = study.refiners[name]
-    counts = inference_counts(study, name, "val", refiner.epsilons, refiner.steps, refiner.val)
-    scores = 100 * metrics.miou(counts.sum(2))
-    found = [
-        {"epsilon": epsilon, "steps": int(row[1:].argmax()) + 1, "miou": round(row[1:].max().item(), 4)}
-        for epsilon, row in zip(refiner.epsilons, scores, strict=True)
-    ]
-    return {"val": round(scores[0, 0].item(), 4), **max(found, key=lambda row: row["miou"]), "sweep": found}
 
 
 def tuned_rows(study: Study, network: str) -> pd.DataFrame:
@@ -145,20 +112,13 @@ def combinations(study: Study, network: str) -> dict[str, Answer]:
     }
 
 
-def crf_iteration_counts(
-    study: Study, network: str, split: str, iterations: Sequence[int], count: int | None = None
-) -> Tensor:
-    """Confusion counts of a network's tuned DenseCRF after so many mean-field iterations each: I x N x K x K."""
-    alone, crf = study.network(network), study.tuned(network)["crf"]
-    crfs = [crf | {"iterations": number} for number in iterations]
-    return tally(study, lambda x, y: (with_crf(z, x, crf) for z in [alone(x)] for crf in crfs), split, count)
-
-
-def iteration_rows(study: Study, network: str, split: str, count: int | None = None) -> pd.DataFrame:
+def iteration_rows(study: Study, network: str, split: str, images: int | None = None) -> pd.DataFrame:
     """Figure 4: mIoU after every iteration of DAE(y) with the paper's step sizes, and of the CRF after some."""
     name, some = best_dae(study, network, "y"), (1, 2, 3, 5, 10, 20, 50)
-    found = inference_counts(study, name, split, denoise.EPSILONS, denoise.STEPS, count)
-    crf = crf_iteration_counts(study, network, split, some, count)
+    found = inference_counts(study, name, split, denoise.EPSILONS, denoise.STEPS, images)
+    alone, tuned = study.network(network), study.tuned(network)["crf"]
+    crfs = [tuned | {"iterations": iterations} for iterations in some]
+    crf = count(study, lambda x, y: (with_crf(z, x, crf) for z in [alone(x)] for crf in crfs), split, images)
     keys = [*product([f"ε {epsilon:g}" for epsilon in denoise.EPSILONS], range(denoise.STEPS + 1))]
     keys += product(["CRF"], (0, *some))
     counts = zip(keys, [*found.flatten(0, 1), found[0, 0], *crf], strict=True)
@@ -166,13 +126,7 @@ def iteration_rows(study: Study, network: str, split: str, count: int | None = N
     return pd.DataFrame(rows, columns=["label", "iteration", "miou"])
 
 
-def maxima(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of every curve of `iteration_rows` the highest mIoU and the iteration where it is first reached."""
-    best = rows.loc[rows.groupby("label", sort=False)["miou"].idxmax()]
-    return best.set_index("label")
-
-
-def cost_rows(study: Study, network: str, split: str, steps: int, count: int | None = None) -> pd.DataFrame:
+def cost_rows(study: Study, network: str, split: str, steps: int, images: int | None = None) -> pd.DataFrame:
     """mIoU gain after each of `steps` steps of guided perturbation, renewed, and of DAE(y) with several step sizes,
     with what they cost by then in plain passes: rows method, steps, cost, gain, low, high."""
     name, rows = best_dae(study, network, "y"), []
@@ -187,8 +141,10 @@ def cost_rows(study: Study, network: str, split: str, steps: int, count: int | N
     x, _ = next(study.batches(split, 1))
     passes = cost.relative({ALONE: alone, **after(1), **after(2)}, x)
     sizes = sorted({study.tuned(name)["epsilon"], 0.1, 0.5, 1.0})
-    inference = inference_counts(study, name, split, sizes, steps, count)
-    measured = [("GP", "GP", iteration_counts(study, network, split, steps, renew=True, count=count))]
+    inference = inference_counts(study, name, split, sizes, steps, images)
+    epsilon = study.epsilon(network)
+    guided = count(study, lambda x, y: guide(alone, x, epsilon, steps=steps).trajectory, split, images)
+    measured = [("GP", "GP", guided)]
     measured += [(f"DAE(y), ε {epsilon:g}", "DAE", found) for epsilon, found in zip(sizes, inference, strict=True)]
     for method, kind, found in measured:
         first, each = passes[f"{kind} 1"], passes[f"{kind} 2"] - passes[f"{kind} 1"]
@@ -196,9 +152,3 @@ def cost_rows(study: Study, network: str, split: str, steps: int, count: int | N
             spent = first + (step - 1) * each if step else 1.0
             rows.append((method, step, spent, *metrics.gain(found[0], counts)))
     return pd.DataFrame(rows, columns=["method", "steps", "cost", "gain", "low", "high"])
-
-
-def panels(study: Study, methods: Mapping[str, Answer], scenes: Sequence[int]) -> list[list[Panel]]:
-    """For each test scene the prediction of the first method, then of every other its own and the map of changes;
-    the truth in front where it is ours."""
-    return prediction_panels(study, scenes, methods, lambda x, y: (answer(x) for answer in methods.values()))
