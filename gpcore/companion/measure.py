@@ -1,7 +1,8 @@
 """From a study's images to confusion counts: one loop, and the answers that several notebooks put into it."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from gpcore.companion.studies.study import Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide, sweep
 
+T = TypeVar("T")
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
 Answers = Callable[[Tensor, Tensor], Iterable[Tensor]]  # from images and their labels B x H x W to several such scores
 
@@ -121,6 +123,11 @@ def classify(study: Study, name: str, split: str, layers: Sequence[str]) -> Clas
 def with_crf(scores: Tensor, images: Tensor, crf: Mapping[str, Any]) -> Tensor:
     """What `dense_crf` makes of a batch's logits B x K x H x W under their images."""
     return torch.stack([dense_crf(p, x, **crf) for p, x in zip(scores.softmax(1), images, strict=True)])
+
+
+def once(answer: Callable[..., T]) -> Callable[..., T]:
+    """`answer`, remembering what it said of the last three batches: told apart by identity, not by what they hold."""
+    return functools.lru_cache(maxsize=3)(answer)
 
 
 def changes(before: Tensor, after: Tensor, truth: Tensor, void: int) -> dict[str, Tensor]:

@@ -8,11 +8,10 @@ from torch import nn
 
 from gpcore import denoise, metrics
 from gpcore.companion import measure, tuning, weights
-from gpcore.companion.experiments import dae_table
+from gpcore.companion.experiments import dae_and_gp, dae_iterations, dae_table
 from gpcore.companion.measure import with_crf
 from gpcore.companion.studies import DIGITS, STUDIES
 from gpcore.companion.studies.study import Refiner, Study
-from gpcore.crf import dense_crf
 from gpcore.perturb import guide
 
 TUNED = {"epsilon": 0.5, "steps": 3, "miou": 60.0, "val": 50.0}
@@ -110,38 +109,8 @@ def test_methods_of_table_1(refining):
     assert torch.equal(counts["+CRF"], expected[1])
 
 
-def test_combinations_are_each_step_after_the_other(refining):
-    x, _ = next(refining.batches("test", 2))
-    every, network = dae_table.combinations(refining, "fcn8s"), refining.network("fcn8s")
-
-    def dae(images):
-        y = network(images).softmax(1)
-        r = Shift()(y, None).softmax(1)
-        return r + 0.5**3 * (y - r)
-
-    def crf(logits):
-        return torch.stack([dense_crf(p, image, **CRF) for p, image in zip(logits.softmax(1), x, strict=True)])
-
-    plain, toward = (guide(network, x, EPSILON, labels=labels).images for labels in ("onehot", dae(x).detach()))
-    expected = {
-        "network alone": network(x),
-        "GP": network(plain),
-        "DAE(y)": dae(x),
-        "GP, then DAE(y)": dae(plain),
-        "GP toward DAE(y)": network(toward),
-        "GP toward DAE(y), then DAE(y)": dae(toward),
-        "CRF": crf(network(x)),
-        "GP, then CRF": crf(network(plain)),
-        "DAE(y), then CRF": crf(dae(x).log()),
-    }
-    with torch.no_grad():
-        for (name, answer), (named, logits) in zip(every.items(), expected.items(), strict=True):
-            assert name == named
-            torch.testing.assert_close(answer(x), logits, atol=1e-5, rtol=1e-4)
-
-
 def test_cost_starts_at_one_pass_and_grows_by_equal_steps(refining):
-    rows = dae_table.cost_rows(refining, "fcn8s", "test", 3, 2)
+    rows = dae_and_gp.cost_rows(refining, "fcn8s", "test", 3, 2)
     for _, part in rows.groupby("method"):
         assert part["steps"].tolist() == [0, 1, 2, 3]
         assert part["cost"].iloc[0] == 1
@@ -161,7 +130,7 @@ def test_cost_starts_at_one_pass_and_grows_by_equal_steps(refining):
 
 def test_iterations_of_every_curve_start_at_the_network_alone(refining):
     refiners = {n: dataclasses.replace(r, epsilons=(1.0,), steps=1) for n, r in refining.refiners.items()}
-    rows = dae_table.iteration_rows(dataclasses.replace(refining, refiners=refiners), "fcn8s", "test", 2)
+    rows = dae_iterations.iteration_rows(dataclasses.replace(refining, refiners=refiners), "fcn8s", "test", 2)
     sizes = [f"ε {epsilon:g}" for epsilon in denoise.EPSILONS]
     assert rows["label"].unique().tolist() == [*sizes, "CRF"]
     assert rows[rows["iteration"] == 0]["miou"].nunique() == 1

@@ -195,11 +195,11 @@ def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatc
     tested = knn_classification.Tested(
         test, predicted, labels, torch.stack([pictures, pictures.flip(0), pictures[[1] * 4]], 1)
     )
-    shown = knn_classification.panels(studies.HANDWRITING, "classifier", tested, [2, 0])
+    shown = knn_classification.neighbour_panels(studies.HANDWRITING, "classifier", tested, [2, 0])
     assert [[p.title for p in row][:3] for row in shown] == [
         ["a 2, taken for 3", "step", "now for 2"], ["a 0, taken for 1", "step", "now for 0"],
     ]  # fmt: skip
-    (steps,) = knn_classification.panels(studies.CIFAR10, "classifier", tested, [2, 0])
+    (steps,) = knn_classification.neighbour_panels(studies.CIFAR10, "classifier", tested, [2, 0])
     assert [p.title for p in steps] == ["bird: cat → bird", "airplane: automobile → airplane"]
     for i, row, step in zip((2, 0), shown, steps, strict=True):
         signs = downhill(network, pictures[i : i + 1], labels[i].argmax()[None])[0].sign()
@@ -209,7 +209,5 @@ def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatc
         images = [pictures[i], pictures[i] + 0.1 * signs, *pictures[[i, 3 - i, 1]]]
         for panel, image in zip([row[0], *row[2:]], images, strict=True):
             torch.testing.assert_close(panel.data, image.expand(3, -1, -1))
-    assert [len(row) for row in knn_classification.panels(studies.CIFAR10, "classifier", tested, [0, 1, 2, 3])] == [
-        3,
-        1,
-    ]
+    steps = knn_classification.neighbour_panels(studies.CIFAR10, "classifier", tested, [0, 1, 2, 3])
+    assert [len(row) for row in steps] == [3, 1]

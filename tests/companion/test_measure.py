@@ -116,3 +116,12 @@ def test_a_crf_refines_each_image_by_its_own(study):
     scores = study.network("fcn8s")(x).detach()
     expected = [dense_crf(z.softmax(0), image, **CRF) for z, image in zip(scores, x, strict=True)]
     assert torch.equal(measure.with_crf(scores, x, CRF), torch.stack(expected))
+
+
+def test_what_is_remembered_is_the_same_batch_and_not_an_equal_one():
+    asked = []
+    answer = measure.once(lambda x, scale=1: asked.append(x) or scale * x)
+    first, second = torch.ones(2), torch.ones(2)
+    assert [answer(x) is answer(x) for x in (first, second)] == [True, True]
+    assert [each is x for each, x in zip(asked, (first, second), strict=True)] == [True, True]
+    assert answer(first, 2).tolist() == [2, 2] and len(asked) == 3

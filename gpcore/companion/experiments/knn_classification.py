@@ -62,7 +62,7 @@ def changed(tested: Tested, count: int) -> list[int]:
     return [i for kind, some in kinds for i in kind.nonzero()[:some, 0].tolist()]
 
 
-def panels(study: Study, name: str, tested: Tested, which: Sequence[int]) -> list[list[Panel]]:
+def neighbour_panels(study: Study, name: str, tested: Tested, which: Sequence[int]) -> list[list[Panel]]:
     """For each of some test pictures: itself, the step, the picture after it and its neighbours.
 
     Where the study's pictures may not be shown, the steps alone, three to a row.
