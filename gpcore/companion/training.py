@@ -24,8 +24,7 @@ from gpcore.companion import tuning, weights
 from gpcore.companion.experiments import dae_table
 from gpcore.companion.studies import STUDIES, study
 from gpcore.companion.studies.study import Attack, Data, Recipe, Study
-from gpcore.crf import CRFRNN
-from gpcore.networks import load_imagenet_vgg16
+from gpcore.networks import CRFRNN, load_imagenet_vgg16
 
 Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
 

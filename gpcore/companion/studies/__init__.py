@@ -10,7 +10,6 @@ from torch import nn
 
 from gpcore import denoise, networks
 from gpcore.companion.studies.study import POOLS, Attack, Network, Recipe, Refiner, Study
-from gpcore.crf import CRFRNN
 from gpcore.datasets import camvid, classification, digits
 
 Build = Callable[[int], nn.Module]
@@ -28,8 +27,8 @@ def _by_store(*plans: Network) -> dict[str, Network]:
     return {plan.store: plan for plan in plans}
 
 
-def _crf_rnn(build: Build, classes: int, **options: float) -> CRFRNN:
-    return CRFRNN(build(classes), classes, **options)  # type: ignore[arg-type]
+def _crf_rnn(build: Build, classes: int, **options: float) -> networks.CRFRNN:
+    return networks.CRFRNN(build(classes), classes, **options)  # type: ignore[arg-type]
 
 
 def _crfs(positions: tuple[float, ...], colours: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
