@@ -22,7 +22,7 @@ from gpcore.attacks import pgd
 from gpcore.checks import expect
 from gpcore.companion import studies, tuning, weights
 from gpcore.companion.studies import Attack, Data, Recipe, Study
-from gpcore.crf import CRFRNN
+from gpcore.networks.crfrnn import CRFRNN
 from gpcore.networks.vgg import load_imagenet_vgg16
 
 Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image

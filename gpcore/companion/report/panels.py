@@ -58,6 +58,12 @@ def photograph(study: Study, image: Tensor, title: str = "") -> Panel:
     return Panel("image" if study.photographs else "withheld", image, title)
 
 
+def picture_rows(columns: Mapping[str, Tensor], count: int) -> list[list[Panel]]:
+    """The first images B x C x H x W or label maps B x H x W of every column, one to a row, each under its name."""
+    shown = [("labels" if each.dim() == 3 else "image", each, title) for title, each in columns.items()]
+    return [[Panel(kind, each[i], "" if i else title) for kind, each, title in shown] for i in range(count)]
+
+
 def change_map(before: Tensor, after: Tensor, truth: Tensor, void: int) -> Tensor:
     """Indices into CHANGES for H x W predictions before and after."""
     was, now = before == truth, after == truth

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from gpcore.companion.studies.study import POOLS, Network, Recipe, Refiner
-from gpcore.crf import CRFRNN
 from gpcore.networks.context import ContextModule
+from gpcore.networks.crfrnn import CRFRNN
 
 Build = Callable[[int], nn.Module]
 
