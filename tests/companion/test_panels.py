@@ -79,6 +79,14 @@ def test_numbers_are_shown_on_a_printed_scale(kind, values, limit, scale, title)
         np.testing.assert_allclose(picture.to_rgba(0.0)[:3], 0.97, atol=0.01)
 
 
+def test_rows_of_pictures_stand_under_their_names():
+    images, labels = torch.rand(3, 3, 4, 5), torch.arange(3).view(3, 1, 1).expand(3, 4, 5)
+    rows = panels.picture_rows({"truth": labels, "drawn": images}, 2)
+    assert [[panel.title for panel in row] for row in rows] == [["truth", "drawn"], ["", ""]]
+    assert [panel.kind for panel in rows[1]] == ["labels", "image"]
+    assert torch.equal(rows[1][0].data, labels[1]) and torch.equal(rows[1][1].data, images[1])
+
+
 def test_a_grid_names_its_rows_and_explains_its_colours():
     rows = [[Panel("image", torch.full((3, 2, 4), (2 * y + x) / 4), f"{y}{x}") for x in range(2)] for y in range(2)]
     figure = panels.grid(rows, DIGITS, sides=["above", "below"], legend=["labels", "changes"])
