@@ -51,8 +51,9 @@ def defined_in(notebook, *names, **given):
     """What a notebook's cells define under some names, run after its imports and the `given` names, as a dictionary."""
     cells = nbformat.read(paths.ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
     for line in ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code")).body:
-        targets = [getattr(target, "id", None) for target in getattr(line, "targets", [])]
-        if isinstance(line, ast.Import | ast.ImportFrom) or {getattr(line, "name", None), *targets} & {*names}:
+        targets = [node for target in getattr(line, "targets", []) for node in ast.walk(target)]
+        found = {getattr(line, "name", None), *(getattr(node, "id", None) for node in targets)}
+        if isinstance(line, ast.Import | ast.ImportFrom) or found & {*names}:
             exec(compile(ast.Module([line], []), notebook, "exec"), given)
     return given
 

@@ -56,7 +56,7 @@ def test_agreement_of_an_exact_denoiser_is_full():
         return points + 2 * 0.3**2 * RING.score(points, 0.3)
 
     exact = {0.3: score_of(denoise, 0.3)}
-    rows, again = (denoising_score.agreement(RING, exact, count=5000) for _ in range(2))
+    rows, again = (denoising_score.agreement(RING, exact) for _ in range(2))
     assert rows.equals(again)
     own, blurred = (RING.score(seen[0], noise) for noise in (0.0, 0.3))
     assert seen[0].square().sum(1).mean().item() == pytest.approx(1 + 2 * (0.2**2 + 0.3**2), abs=0.04)

@@ -53,15 +53,15 @@ def learn(density: Mixture, sigma: float, *, samples: int = 5000, iterations: in
     return lambda points: torch.from_numpy(network.predict(points.double().numpy())).to(points)
 
 
-def agreement(density: Mixture, scores: Mapping[float, Function], *, count: int = 5000, seed: int = 1) -> pd.DataFrame:
-    """How well the score learned under each sigma agrees with the density's own and with that of the blurred density.
+def agreement(density: Mixture, scores: Mapping[float, Function], *, seed: int = 1) -> pd.DataFrame:
+    """How well the score learned under each sigma agrees with the density's and with that of the density it blurs.
 
-    Rows sigma, density, cosine and ratio of norms, of whole fields over points from the blurred density.
+    Rows sigma, scores, cosine and ratio of norms, of whole fields over 5,000 points from the blurred density.
     """
     rows = []
     for sigma, score in scores.items():
         generator = torch.Generator().manual_seed(seed)
-        points = density.sample(count, generator)
+        points = density.sample(5000, generator)
         points = points + sigma * torch.randn(points.shape, generator=generator)
         learned, blurred, own = score(points), density.score(points, sigma), density.score(points)
         pairs = {"learned, with the density's": (learned, own), "learned, with the blurred one's": (learned, blurred)}

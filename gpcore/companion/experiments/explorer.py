@@ -23,11 +23,8 @@ DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
 def patch_figure(study: Study, swept: Swept, place: Place) -> Figure:
-    """Figure 6a. Above: image, changes by the tuned step, patch, perturbation, perturbed patch; below: the class that
-    score_fr predicts in each cell for some multiples of epsilon.
-
-    A frame marks the nine cells, a small one their centre. The patch is the nine cells' own 96 x 96 pixels; the
-    perturbation is shown as its mean over the colours.
+    """Figure 6a. Above: image, changes by the tuned step, the nine cells' own 96 x 96 pixels, their perturbation (its
+    mean over the colours), its sum with them; below: the class that score_fr predicts in each cell for some epsilons.
     """
     y, x = (slice(s.start * CELL, s.stop * CELL) for s in neighbourhood(swept.truth.shape, place.row, place.column))
     above = [

@@ -81,10 +81,8 @@ def cell_labels(labels: Tensor, classes: int, void: int) -> Tensor:
 
 
 def rank_sums(before: Tensor, after: Tensor, truth: Tensor) -> Tensor:
-    """Score changes of P pixels, added up: per line their sum, the sum of their sizes and the number of pixels, 6 x 3.
-
-    From scores P x K before and after. Line 0 is the true class, of `truth` (P); line r the class on rank r of the
-    scores before, without pixels where it is the true one.
+    """Changes of P pixels' scores (P x K before and after) as 6 x 3: per line their sum, that of their sizes, and how
+    many they are. Line 0 is the true class; line r the class on rank r before, without pixels where it is the true one.
     """
     ranked = before.topk(min(RANKS, before.shape[1]), 1).indices
     classes = torch.cat([truth[:, None], ranked], 1)
@@ -95,11 +93,8 @@ def rank_sums(before: Tensor, after: Tensor, truth: Tensor) -> Tensor:
 
 
 def neighbour_correlations(moved: Tensor, around: Tensor) -> Tensor:
-    """How alike score changes of neighbouring cells are: two N x K x h x w to N x (h - 2) x (w - 2) x 8, in [-1, 1].
-
-    For every inner cell of `moved`, Pearson's correlation over the K classes with each of its eight neighbours in
-    `around`. A cell whose scores all change equally has no direction and counts as 0.
-    """
+    """Pearson's correlation over the K classes of every inner cell with each of its eight neighbours in `around`: two
+    N x K x h x w to N x (h - 2) x (w - 2) x 8. A cell whose scores all change equally has no direction: 0."""
     centre, others = (normalize(maps - maps.mean(1, keepdim=True)) for maps in (moved.double(), around.double()))
     return (centre[..., 1:-1, 1:-1, None] * neighbours(others)).sum(1)
 
@@ -137,10 +132,8 @@ def _mean(sums: Tensor, counts: Tensor) -> metrics.Interval:
 
 
 def rank_table(ranks: pd.DataFrame) -> pd.DataFrame:
-    """Mean score change of a corrected pixel's true class and of its rivals by rank, with its interval over images.
-
-    From the rows of `step_split`: scores, class, change, low, high, size (the mean of its absolute value) and pixels.
-    """
+    """Mean score change of a corrected pixel's true class and of its rivals by rank, with its interval over images,
+    from the rows of `step_split`; `size` is the mean of its absolute value."""
     table = []
     for (scores, rank), part in ranks.groupby(["scores", "rank"]):
         change, size, pixels = torch.tensor(part[["change", "size", "pixels"]].to_numpy()).T
@@ -150,11 +143,8 @@ def rank_table(ranks: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlation_table(moved: Tensor, predicted: Tensor) -> pd.DataFrame:
-    """Mean of `neighbour_correlations` with its interval over images: rows cells, correlation, low, high, pairs.
-
-    Beside all pairs of neighbours, those predicted as one class and those not; for comparison, cells in the same
-    places of the next image.
-    """
+    """Mean of `neighbour_correlations` with its interval over images: of all pairs of neighbours, of those predicted as
+    one class and those not; for comparison, of cells in the same places of the next image."""
     own, alien = (neighbour_correlations(moved, around) for around in (moved, moved.roll(1, 0)))
     same = neighbours(predicted) == predicted[:, 1:-1, 1:-1, None]
     kinds = {
