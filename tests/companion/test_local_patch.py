@@ -162,8 +162,8 @@ def test_changes_of_a_linear_network_by_hand(monkeypatch):
     both = torch.cat([moved, -moved]), found.expand(2, -1, -1)
     ends = local_patch.correlation_table(*both).set_index("cells").loc["the same eight places in another image"]
     assert ends.tolist() == pytest.approx([-0.25, -0.25, -0.25, 16])
-    swept = local_patch.sweep_scene(study, "any", 0)
-    for factor, scores in zip(local_patch.FACTORS, swept.scores, strict=True):
+    _, swept = local_patch.sweep_scene(study, "any", 0)
+    for factor, scores in zip(local_patch.FACTORS, swept, strict=True):
         assert torch.allclose(scores - 2 * colours, factor * expected)
 
 
@@ -213,7 +213,7 @@ def test_interpolated_score_fr_is_the_output_of_fcn32s(monkeypatch, study):
 
 
 def test_sweep_and_rows_of_a_scene(study):
-    swept = local_patch.sweep_scene(study, "fcn8s", 1)
+    swept, found = local_patch.sweep_scene(study, "fcn8s", 1)
     network, (image, labels) = study.network("fcn8s"), study.dataset("test")[1]
     guided = guide(network, image[None], EPSILON)
     backward = guide(network, image[None], -EPSILON)
@@ -221,54 +221,57 @@ def test_sweep_and_rows_of_a_scene(study):
         expected = [network.scores(x)[0][0] for x in (backward.images, image[None], guided.images)]
     assert (len(local_patch.FACTORS), local_patch.FACTORS[0], local_patch.FACTORS[-1]) == (17, -4, 4)
     back, still, ahead = (local_patch.FACTORS.index(factor) for factor in (-1, 0, 1))
-    assert torch.allclose(swept.scores[[back, still, ahead]], torch.stack(expected), atol=1e-5)
-    assert torch.equal(swept.step, EPSILON * guided.signal[0].sign()) and torch.equal(swept.image, image)
-    predicted = [z[0].argmax(0) for z in guided.trajectory]
-    assert torch.equal(swept.change, panels.change_map(*predicted, labels, study.void))
+    assert torch.allclose(found[[back, still, ahead]], torch.stack(expected), atol=1e-5)
+    assert torch.equal(swept.signal, guided.signal) and torch.equal(swept.after, guided.after)
+    assert torch.equal(local_patch.sweep_scene(study, "fcn8s", 1, (0, -1))[1], found[[still, back]])
 
-    rows = local_patch.score_rows(study, swept, Place(1, 2, 1))
+    rows = local_patch.score_rows(study, "fcn8s", Place(1, 2, 1), found)
     assert len(rows) == 9 * 17 * 5
     assert sorted(rows["class"].unique(), key=study.classes.index) == list(rows["class"].unique())
     row = rows[(rows["row"] == 3) & (rows["column"] == 0) & (rows["factor"] == -1)].iloc[1]
-    scores = swept.scores[back, :, 3, 0]
+    scores = found[back, :, 3, 0]
     assert row["score"] == pytest.approx(scores[study.classes.index(row["class"])].item())
     assert row["predicted"] == study.classes[scores.argmax()]
     assert row["true"] == study.classes[labels[96:, :32].flatten().mode().values]
     assert row["epsilon"] == -EPSILON and row["scene"] == 1
-    top = swept.scores[still, :, 1:4, 0:3].amax((1, 2)).topk(5).indices.sort().values
+    top = found[still, :, 1:4, 0:3].amax((1, 2)).topk(5).indices.sort().values
     assert list(rows["class"].unique()) == [study.classes[k] for k in top]
-    void = local_patch.score_rows(study, swept._replace(truth=torch.full_like(swept.truth, study.void)), Place(1, 2, 1))
+    unknown = dataclasses.replace(study, dataset=lambda split: [(image, torch.full_like(labels, study.void))] * 2)
+    void = local_patch.score_rows(unknown, "fcn8s", Place(1, 2, 1), found)
     assert set(void["true"]) == {"void"}
     with pytest.raises(ValueError, match="row, column: got 3, 1"):
-        local_patch.score_rows(study, swept, Place(1, 3, 1))
+        local_patch.score_rows(study, "fcn8s", Place(1, 3, 1), found)
 
 
 def test_figures_mark_the_true_class_and_the_cells(study):
-    swept, place = local_patch.sweep_scene(study, "fcn8s", 0), Place(0, 1, 2)
-    rows = local_patch.score_rows(study, swept, place)
+    (guided, scores), place = local_patch.sweep_scene(study, "fcn8s", 0), Place(0, 1, 2)
+    rows = local_patch.score_rows(study, "fcn8s", place, scores)
     figure = explorer.scores_figure(rows, 1)
     for axes, (_, cell) in zip(figure.axes, rows.groupby(["row", "column"]), strict=True):
         thick = [line for line in axes.lines if line.get_linewidth() > 2]
         part = cell[cell["class"] == cell["true"]]
         assert [line.get_ydata().tolist() for line in thick] == ([part["score"].tolist()] if len(part) else [])
     plt.close(figure)
-    figure = explorer.patch_figure(study, swept, place)
+    figure = explorer.patch_figure(study, "fcn8s", place)
     for axes, cell in ((figure.axes[0], 32), (figure.axes[1], 32), *((axes, 1) for axes in figure.axes[5:])):
         frames = {(*frame.get_xy(), frame.get_width(), frame.get_height()) for frame in axes.patches}
         assert frames == {(cell - 0.5, -0.5, 3 * cell, 3 * cell), (2 * cell - 0.5, cell - 0.5, cell, cell)}
     assert not any(axes.patches for axes in figure.axes[2:5])
     patch, step, moved = (axes.images[0].get_array() for axes in figure.axes[2:5])
-    image, moves = (each[:, :96, 32:128] for each in (swept.image, swept.step))
+    whole, labels = study.dataset("test")[0]
+    image, moves = (each[:, :96, 32:128] for each in (whole, EPSILON * guided.signal[0].sign()))
+    change = panels.change_map(*(z[0].argmax(0) for z in guided.trajectory), labels, study.void)
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), change)
     np.testing.assert_array_equal(patch, image.permute(1, 2, 0))
     np.testing.assert_allclose(step, moves.mean(0), rtol=1e-6)
     np.testing.assert_allclose(moved, (image + moves).permute(1, 2, 0).clamp(0, 1), rtol=1e-6)
     titles = [axes.get_title() for axes in figure.axes[5:]]
     assert titles == ["ε = −0.2", "ε = −0.05", "ε = 0", "ε = 0.05 (tuned)", "ε = 0.2"]
     for axes, factor in zip(figure.axes[5:], (-4, -1, 0, 1, 4), strict=True):
-        colours = np.array(study.colours)[swept.scores[local_patch.FACTORS.index(factor)].argmax(0)]
+        colours = np.array(study.colours)[scores[local_patch.FACTORS.index(factor)].argmax(0)]
         np.testing.assert_array_equal(axes.images[0].get_array(), colours)
     plt.close(figure)
-    hidden = explorer.patch_figure(dataclasses.replace(study, photographs=False), swept, place)
+    hidden = explorer.patch_figure(dataclasses.replace(study, photographs=False), "fcn8s", place)
     assert [bool(axes.texts) for axes in hidden.axes] == [True, False, True, False, True, *[False] * 5]
     plt.close(hidden)
 

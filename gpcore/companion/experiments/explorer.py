@@ -14,30 +14,35 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from gpcore.companion.experiments.local_patch import CELL, FACTORS, Place, Swept, neighbourhood, score_rows, sweep_scene
-from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, grid, photograph
+from gpcore.companion.experiments.local_patch import CELL, FACTORS, Place, neighbourhood, score_rows, sweep_scene
+from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, change_map, grid, photograph
 from gpcore.companion.studies.study import Study
 
-SHOWN = (-4, -1, 0, 1, 4)  # of FACTORS, those whose label maps are drawn
+SHOWN = (-4, -1, 0, 1, 4)  # the multiples of the tuned epsilon whose label maps are drawn
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
-def patch_figure(study: Study, swept: Swept, place: Place) -> Figure:
+def patch_figure(study: Study, name: str, place: Place) -> Figure:
     """Figure 6a. Above: image, changes by the tuned step, the nine cells' own 96 x 96 pixels, their perturbation (its
     mean over the colours), its sum with them; below: the class that score_fr predicts in each cell for some epsilons.
     """
-    y, x = (slice(s.start * CELL, s.stop * CELL) for s in neighbourhood(swept.truth.shape, place.row, place.column))
+    guided, scores = sweep_scene(study, name, place.scene, SHOWN)
+    (image,), (truth,) = study.scene(place.scene)
+    epsilon = study.epsilon(name)
+    step = epsilon * guided.signal[0].sign()
+    was, now = (logits[0].argmax(0) for logits in guided.trajectory)
+    y, x = (slice(s.start * CELL, s.stop * CELL) for s in neighbourhood(scores.shape[2:], place.row, place.column))
     above = [
-        photograph(study, swept.image, "image"),
-        Panel("changes", swept.change, "changes"),
-        photograph(study, swept.image[:, y, x], "patch"),
-        Panel("signed", swept.step[:, y, x].mean(0), "ε sign(g)", swept.epsilon),
-        photograph(study, (swept.image + swept.step)[:, y, x], "patch + ε sign(g)"),
+        photograph(study, image, "image"),
+        Panel("changes", change_map(was, now, truth, study.void), "changes"),
+        photograph(study, image[:, y, x], "patch"),
+        Panel("signed", step[:, y, x].mean(0), "ε sign(g)", epsilon),
+        photograph(study, (image + step)[:, y, x], "patch + ε sign(g)"),
     ]
     below = []
-    for factor in SHOWN:
-        title = f"ε = {factor * swept.epsilon:.3g}{' (tuned)' * (factor == 1)}".replace("-", "−")
-        below.append(Panel("labels", swept.scores[FACTORS.index(factor)].argmax(0), title))
+    for factor, cells in zip(SHOWN, scores, strict=True):
+        title = f"ε = {factor * epsilon:.3g}{' (tuned)' * (factor == 1)}".replace("-", "−")
+        below.append(Panel("labels", cells.argmax(0), title))
     figure = grid([above, below], study, sides=["input", "score_fr"], legend=["labels", "changes"])
     for axes in figure.axes[:2]:
         _outline(axes, place, CELL)
@@ -98,8 +103,9 @@ class Explorer(ipywidgets.VBox):  # type: ignore[misc]
     """
 
     def __init__(self, study: Study, name: str, place: Place, factor: float = 1.0) -> None:
-        self.study, self.sweep = study, functools.lru_cache(16)(functools.partial(sweep_scene, study, name))
-        height, width = self.sweep(place.scene).truth.shape
+        swept = functools.lru_cache(16)(lambda scene: sweep_scene(study, name, scene)[1])
+        self.rows = lambda place: score_rows(study, name, place, swept(place.scene))
+        height, width = swept(place.scene).shape[2:]
         neighbourhood((height, width), place.row, place.column)
         ranges = (range(len(study.dataset("test"))), range(1, height - 1), range(1, width - 1))  # type: ignore[arg-type]
         places = zip(Place._fields, ranges, place, strict=True)
@@ -116,8 +122,7 @@ class Explorer(ipywidgets.VBox):  # type: ignore[misc]
     def draw(self, _: object = None) -> None:
         """Puts the sliders' selection into the picture."""
         *place, factor = (slider.value for slider in self.sliders.values())
-        rows = score_rows(self.study, self.sweep(place[0]), Place(*place))
-        figure, stream = scores_figure(rows, factor), io.BytesIO()
+        figure, stream = scores_figure(self.rows(Place(*place)), factor), io.BytesIO()
         figure.savefig(stream, dpi=100, metadata={"Software": None})
         plt.close(figure)
         self.picture.value = stream.getvalue()

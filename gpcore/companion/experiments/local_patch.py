@@ -11,11 +11,10 @@ from torch.nn.functional import avg_pool2d, interpolate, normalize, one_hot
 
 from gpcore import metrics
 from gpcore.companion.measure import changes
-from gpcore.companion.report.panels import change_map
 from gpcore.companion.studies.study import Study
 from gpcore.networks.fcn import FCN
 from gpcore.networks.vgg import cropped
-from gpcore.perturb import guide
+from gpcore.perturb import Guided, guide
 
 CELL = 32  # pixels of the image to a cell of score_fr, each way
 FACTORS = tuple(i / 2 for i in range(-8, 9))  # epsilons, as multiples of the tuned one
@@ -28,18 +27,6 @@ class Place(NamedTuple):
     scene: int
     row: int
     column: int
-
-
-class Swept(NamedTuple):
-    """One scene: image, tuned `step` (3 x H x W) and its `change_map` (H x W), the cells' true classes (h x w), the
-    tuned `epsilon` and the scores at score_fr for each of FACTORS times it (E x K x h x w)."""
-
-    image: Tensor
-    step: Tensor
-    change: Tensor
-    truth: Tensor
-    epsilon: float
-    scores: Tensor
 
 
 def coarse_scores(network: nn.Module, images: Tensor) -> Tensor:
@@ -75,8 +62,7 @@ def cell_sums(maps: Tensor) -> Tensor:
 
 def cell_labels(labels: Tensor, classes: int, void: int) -> Tensor:
     """The most frequent label of each cell of an H x W map: h x w; void where a cell holds nothing else."""
-    known = labels != void
-    counts = cell_sums((one_hot(labels * known, classes) * known[..., None]).movedim(-1, 0))
+    counts = cell_sums(one_hot(labels.where(labels != void, classes), classes + 1).movedim(-1, 0))[:-1]
     return counts.argmax(0).where(counts.sum(0) > 0, void)
 
 
@@ -160,31 +146,29 @@ def correlation_table(moved: Tensor, predicted: Tensor) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["cells", "correlation", "low", "high", "pairs"])
 
 
-def sweep_scene(study: Study, name: str, scene: int) -> Swept:
-    """One guided step on a test scene, and the scores at score_fr for every multiple of its epsilon."""
+def sweep_scene(study: Study, name: str, scene: int, factors: Sequence[float] = FACTORS) -> tuple[Guided, Tensor]:
+    """One guided step on a test scene, and the scores at score_fr for `factors` times its epsilon: E x K x h x w."""
     network, epsilon = study.network(name), study.epsilon(name)
-    x, y = study.scene(scene)
+    x, _ = study.scene(scene)
     guided = guide(network, x, epsilon)
-    change = change_map(guided.before[0].argmax(0), guided.after[0].argmax(0), y[0], study.void)
-    towards = guided.signal.sign()
-    scores = torch.cat([coarse_scores(network, x + factor * epsilon * towards) for factor in FACTORS])
-    truth = cell_labels(y[0], len(study.classes), study.void)
-    return Swept(x[0], epsilon * towards[0], change, truth, epsilon, scores)
+    moved = (x + factor * epsilon * guided.signal.sign() for factor in factors)
+    return guided, torch.cat([coarse_scores(network, images) for images in moved])
 
 
-def score_rows(study: Study, swept: Swept, place: Place) -> pd.DataFrame:
-    """The nine cells' scores, of the five classes that score highest in any of them before the step.
+def score_rows(study: Study, name: str, place: Place, scores: Tensor) -> pd.DataFrame:
+    """The nine cells' scores of `sweep_scene`, of the five classes that score highest in any of them before the step.
 
     Rows scene, row, column, true (the cell's class), factor, epsilon, predicted (there, at score_fr), class, score.
     """
-    y, x = neighbourhood(swept.truth.shape, place.row, place.column)
-    nine, truth = swept.scores[..., y, x], swept.truth[y, x]
+    epsilon, (_, labels) = study.epsilon(name), study.scene(place.scene)
+    y, x = neighbourhood(scores.shape[2:], place.row, place.column)
+    nine, truth = scores[..., y, x], cell_labels(labels[0], len(study.classes), study.void)[y, x]
     top = nine[FACTORS.index(0)].amax((1, 2)).topk(min(RANKS, nine.shape[1])).indices.sort().values.tolist()
     names, rows = {study.void: "void", **dict(enumerate(study.classes))}, []
     for i, j in itertools.product(range(3), range(3)):
         cell = (place.scene, place.row + i - 1, place.column + j - 1, names[int(truth[i, j])])
-        for factor, scores in zip(FACTORS, nine[..., i, j], strict=True):
-            step = (factor, factor * swept.epsilon, names[int(scores.argmax())])
-            rows += [(*cell, *step, names[k], scores[k].item()) for k in top]
+        for factor, there in zip(FACTORS, nine[..., i, j], strict=True):
+            step = (factor, factor * epsilon, names[int(there.argmax())])
+            rows += [(*cell, *step, names[k], there[k].item()) for k in top]
     columns = ["scene", "row", "column", "true", "factor", "epsilon", "predicted", "class", "score"]
     return pd.DataFrame(rows, columns=columns)

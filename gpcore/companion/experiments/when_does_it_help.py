@@ -23,7 +23,6 @@ from gpcore.companion.studies.study import Study
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
 
-SHARE = 200  # an island covers less than one part in 200 of the image
 GAIN, CHANGE = ["gain", "low", "high"], ["change", "change_low", "change_high"]  # columns of `effects`
 
 # What is predicted of the gain beside the plain step's, 1 higher, -1 lower, 0 nothing; and of the step its "labels",
@@ -56,7 +55,7 @@ def islands(labels: Tensor) -> Tensor:
     small = []
     for image in labels.numpy():
         regions = label(image, connectivity=1, background=-1)  # type: ignore[no-untyped-call]
-        small.append(np.bincount(regions.ravel())[regions] < regions.size / SHARE)
+        small.append(np.bincount(regions.ravel())[regions] < regions.size / 200)
     return torch.from_numpy(np.stack(small))
 
 
