@@ -103,9 +103,9 @@ class Explorer(ipywidgets.VBox):  # type: ignore[misc]
     """
 
     def __init__(self, study: Study, name: str, place: Place, factor: float = 1.0) -> None:
-        swept = functools.lru_cache(16)(lambda scene: sweep_scene(study, name, scene)[1])
-        self.rows = lambda place: score_rows(study, name, place, swept(place.scene))
-        height, width = swept(place.scene).shape[2:]
+        self.study, self.name = study, name
+        self.scores = functools.lru_cache(16)(lambda scene: sweep_scene(study, name, scene)[1])
+        height, width = self.scores(place.scene).shape[2:]
         neighbourhood((height, width), place.row, place.column)
         ranges = (range(len(study.dataset("test"))), range(1, height - 1), range(1, width - 1))  # type: ignore[arg-type]
         places = zip(Place._fields, ranges, place, strict=True)
@@ -122,7 +122,8 @@ class Explorer(ipywidgets.VBox):  # type: ignore[misc]
     def draw(self, _: object = None) -> None:
         """Puts the sliders' selection into the picture."""
         *place, factor = (slider.value for slider in self.sliders.values())
-        figure, stream = scores_figure(self.rows(Place(*place)), factor), io.BytesIO()
+        rows = score_rows(self.study, self.name, Place(*place), self.scores(place[0]))
+        figure, stream = scores_figure(rows, factor), io.BytesIO()
         figure.savefig(stream, dpi=100, metadata={"Software": None})
         plt.close(figure)
         self.picture.value = stream.getvalue()
