@@ -164,19 +164,6 @@ def test_explained_draws_the_gain_over_every_column_by_kind():
             assert ends == part[["low", "high"]].to_numpy().tolist()
 
 
-def test_score_field_draws_both_fields_and_every_path_to_its_end():
-    field = pd.DataFrame(
-        {"kind": ["learned"] * 2 + ["true"] * 2, "x": [0, 1, 0, 1], "y": 0.0, "u": [1, 2, 3, 4], "v": 0}
-    )
-    paths = pd.DataFrame({"point": [0, 1, 0, 1], "step": [0, 0, 1, 1], "x": [0.0, 1, 2, 3], "y": [0.0, 0, 1, 1]})
-    learned, true, climbed = plots.score_field(field, paths).axes
-    arrows = [ax.collections[0] for ax in (learned, true)]
-    assert [list(quiver.U) for quiver in arrows] == [[1, 2], [3, 4]]
-    assert arrows[0].scale == arrows[1].scale
-    assert climbed.lines[1].get_xdata().tolist() == [1, 3]
-    assert climbed.lines[2].get_xdata().tolist() == [2, 3]  # the ends
-
-
 def test_distances_and_histograms_show_their_rows():
     shares = pd.DataFrame(
         {"kind": ["corrected"] * 2 + ["base error"] * 2, "distance": [1, 2] * 2, "share": [60, 40, 10, 90]}
@@ -213,36 +200,3 @@ def test_verdicts_have_a_line_per_claim_and_a_cell_per_study():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a   GP-01", "b   GP-02"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["digits", "camvid"]
     assert axes.get_ylim() == (2, 0)
-
-
-def test_scores_of_a_neighbourhood_are_shaded_where_the_true_class_is_on_top():
-    rows = pd.DataFrame(
-        [
-            (
-                0,
-                row,
-                column,
-                "a" if column else "z",
-                factor,
-                factor / 50,
-                "b" if factor < 0 else "a",
-                name,
-                factor * sign,
-            )
-            for row in range(3)
-            for column in range(3)
-            for factor in (-1.0, 0.0, 1.0)
-            for name, sign in (("a", 2), ("b", -1))
-        ],
-        columns=["scene", "row", "column", "true", "factor", "epsilon", "predicted", "class", "score"],
-    )
-    figure = plots.neighbourhood(rows, 1.0)
-    outside, inside = figure.axes[0], figure.axes[1]
-    assert outside.get_title() == "cell (0, 0): true z (not drawn)\npredicted a → a"
-    assert inside.get_title() == "cell (0, 1): true a\npredicted a → a"
-    assert [line.get_ydata().tolist() for line in inside.lines[:2]] == [[-2, 0, 2], [1, 0, -1]]
-    assert [line.get_linewidth() for line in inside.lines[:2]] == [2.6, 1]
-    assert inside.lines[-1].get_xdata() == [1, 1]
-    shaded = inside.collections[0].get_paths()[0].vertices[:, 0]
-    assert (shaded.min(), shaded.max()) == (0, 1) and not outside.collections[0].get_paths()
-    assert figure.axes[7].get_xlabel() == "ε, in multiples of the tuned 0.02"

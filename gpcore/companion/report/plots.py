@@ -1,21 +1,18 @@
 """Plots of measured rows: points and lines with their intervals, and the ledger. Functions return the figure."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 from gpcore.companion.report.panels import CHANGES, COLUMN, OKABE_ITO, PAGE
 from gpcore.companion.studies import LABELS, PUBLISHED
 
 MARKERS = "osD^v"
-DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
 def _reach(rows: pd.DataFrame, value: str) -> np.ndarray:
@@ -198,27 +195,6 @@ def histograms(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def score_field(field: pd.DataFrame, paths: pd.DataFrame) -> Figure:
-    """The learned and the true score (`denoising_score.field`) as arrows on one scale, and the paths of iterative
-    inference (`denoising_score.climb`), each to its dot."""
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.85), sharex=True, sharey=True, layout="constrained")
-    scale = 8 * np.hypot(field["u"], field["v"]).max()
-    for ax, (kind, part), colour in zip(axes, field.groupby("kind", sort=False), OKABE_ITO, strict=False):
-        ax.quiver(part["x"], part["y"], part["u"], part["v"], color=colour, scale=scale, width=0.006)
-        ax.set_title(f"{kind} score")
-    for _, path in paths.groupby("point"):
-        axes[2].plot(path["x"], path["y"], color="#9A9A9A", linewidth=0.7)
-    last = paths[paths["step"] == paths["step"].max()]
-    axes[2].plot(last["x"], last["y"], ".", color=OKABE_ITO[1], markersize=4)
-    axes[2].set_title("iterative inference")
-    angles = np.linspace(0, 2 * np.pi, 200)
-    for ax in axes:
-        ax.plot(np.cos(angles), np.sin(angles), color="black", linewidth=0.5, linestyle=":")
-        ax.set(aspect="equal", xlabel="$y_1$")
-    axes[0].set_ylabel("$y_2$")
-    return figure
-
-
 def verdicts(rows: pd.DataFrame) -> Figure:
     """A line per claim, a cell per study, coloured and named by its verdict; rows of study, id, claim, verdict."""
     looks = {
@@ -239,38 +215,4 @@ def verdicts(rows: pd.DataFrame) -> Figure:
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(False)
-    return figure
-
-
-def neighbourhood(rows: pd.DataFrame, marked: float) -> Figure:
-    """Scores over epsilon in each of nine cells, `marked` a multiple of the tuned one: `local_patch.score_rows`."""
-    classes = list(rows["class"].unique())
-    looks: dict[str, dict[str, Any]] = {
-        name: {"color": colour, "linestyle": dashes, "marker": marker}
-        for name, colour, dashes, marker in zip(classes, OKABE_ITO, DASHES, "os^Dv", strict=False)
-    }
-    chosen: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (2, 2))}
-    figure, axes = plt.subplots(3, 3, figsize=(PAGE, 5.9), sharex=True, sharey=True, layout="constrained")
-    for ax, ((row, column, true), cell) in zip(axes.flat, rows.groupby(["row", "column", "true"]), strict=True):
-        for name, look in looks.items():
-            part, wide = cell[cell["class"] == name], 2.6 if name == true else 1.0
-            ax.plot(part["factor"], part["score"], linewidth=wide, markersize=2 + wide, markevery=2, **look)
-        right = cell.drop_duplicates("factor").set_index("factor")["predicted"]
-        whole: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": "#E6E6E6", "linewidth": 0, "zorder": 0}
-        ax.fill_between(right.index, 0, 1, where=right == true, step="mid", **whole)
-        ax.axhline(0, color="black", linewidth=0.6)
-        ax.axvline(0, color="black", linewidth=0.6)
-        ax.axvline(marked, **chosen)
-        truth = f"true {true}" if true in classes else f"true {true} (not drawn)"
-        ax.set_title(f"cell ({row}, {column}): {truth}\npredicted {right[0.0]} → {right[marked]}", fontsize=7)
-    tuned = (rows["epsilon"] / rows["factor"])[rows["factor"] != 0].iloc[0]
-    axes[2, 1].set_xlabel(f"ε, in multiples of the tuned {tuned:.3g}")
-    axes[1, 0].set_ylabel("score at score_fr")
-    handles = [
-        *(Line2D([], [], markersize=3.5, label=name, **look) for name, look in looks.items()),
-        Line2D([], [], color="black", linewidth=2.6, label="thick: the cell's true class"),
-        Patch(color="#E6E6E6", label="the true class is on top"),
-        Line2D([], [], label="the ε after the arrow →", **chosen),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5, handlelength=3)
     return figure
