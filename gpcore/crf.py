@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpcore.checks import expect
+
 LARGEST_GRID = 16_000  # pixels: the bilateral kernel then takes 1 GB per image
 SMALLEST = 0.2  # bandwidth in pixels or colour levels, at which no neighbour counts (e^-12.5)
 LARGEST = 1e30  # of bandwidths and weights: their sums are finite in single precision
@@ -34,15 +36,15 @@ def dense_crf(
     pydensecrf's lattice overflows; ImportError without pydensecrf.
     Source: Kraehenbuehl & Koltun, NeurIPS 2011.
     """
-    if probabilities.dim() != 3 or image.shape != (3, *probabilities.shape[1:]):
-        found = f"{[*probabilities.shape]} and {[*image.shape]}"
-        raise ValueError(f"probabilities, image: got shapes {found}, expected K x H x W and 3 x H x W of one size")
+    found = f"shapes {[*probabilities.shape]} and {[*image.shape]}"
+    fits = probabilities.dim() == 3 and image.shape == (3, *probabilities.shape[1:])
+    expect("probabilities, image", found, fits, "K x H x W and 3 x H x W of one size")
     off, least = (probabilities.sum(0) - 1).abs().max(), probabilities.min()
-    if not (off < 1e-3 and least >= 0):
-        found = f"sums off by {off:.3g} and a least value of {least:.3g}"
-        raise ValueError(f"probabilities: got {found}, expected a softmax over dim 0")
-    if not image.is_floating_point() or not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
-        raise ValueError(f"image: got {image.dtype} in [{image.min():g}, {image.max():g}], expected floats in [0, 1]")
+    found = f"sums off by {off:.3g} and a least value of {least:.3g}"
+    expect("probabilities", found, off < 1e-3 and least >= 0, "a softmax over dim 0")
+    low, high = image.aminmax()
+    right = image.is_floating_point() and low >= 0 and high <= 1  # NaN is neither
+    expect("image", f"{image.dtype} in [{low:g}, {high:g}]", right, "floats in [0, 1]")
     # Else pydensecrf crashes or answers NaN: its lattice has 16-bit coordinates, up to 3.5 (H + W) / sxy + 870 / srgb.
     _within(sum(image.shape[1:]) / 8000, **{"gaussian sxy": gaussian[0], "bilateral sxy": bilateral[0]})
     _within(SMALLEST, **{"bilateral srgb": bilateral[1]})
@@ -111,14 +113,11 @@ def _kernels(images: Tensor, stride: int, alpha: float, beta: float, gamma: floa
     with torch.no_grad():
         grid = _pool(images, stride)
         height, width = grid.shape[-2:]
-        if (size := height * width) > LARGEST_GRID:
-            least = stride
-            while math.prod(-(-extent // least) for extent in images.shape[-2:]) > LARGEST_GRID:
-                least += 1
-            raise ValueError(
-                f"stride: got {stride}, a grid of {height} x {width} = {size} pixels, whose kernel takes "
-                f"{4e-9 * size**2:.1f} GB per image; expected at most {LARGEST_GRID} pixels: use stride={least}"
-            )
+        least, size = stride, height * width
+        while math.prod(-(-extent // least) for extent in images.shape[-2:]) > LARGEST_GRID:
+            least += 1
+        found = f"{stride}, a grid of {height} x {width} = {size} pixels, whose kernel takes {4e-9 * size**2:.1f} GB"
+        expect("stride", f"{found} per image", least == stride, f"at most {LARGEST_GRID} pixels: use stride={least}")
         y, x = torch.arange(height).to(grid), torch.arange(width).to(grid)
         rows, columns = (torch.softmax(-((p[:, None] - p) * stride / gamma).square() / 2, 1) for p in (y, x))
         place = torch.stack(torch.meshgrid(y, x, indexing="ij")) * stride / alpha
@@ -135,8 +134,8 @@ def _mean_field(logits: Tensor, kernels: Kernels, weights: Sequence[Tensor], str
     rows, columns, gaussian = kernels
     spatial, bilateral, compatibility = weights
     unary = _pool(logits, stride)
-    if [*unary.shape] != (expected := [len(gaussian), len(spatial), len(rows), len(columns)]):
-        raise ValueError(f"network: its logits are {[*unary.shape]} on the grid, expected {expected}")
+    found, expected = [*unary.shape], [len(gaussian), len(spatial), len(rows), len(columns)]
+    expect("network", f"logits {found} on the grid", found == expected, f"{expected}")
     message = torch.zeros_like(unary)
     for _ in range(iterations):
         q = (unary + message).softmax(1)
@@ -165,11 +164,9 @@ def _densecrf() -> Any:
 
 def _whole(**values: int) -> None:
     for name, value in values.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}: got {value}, expected a whole number of at least 1")
+        expect(name, value, isinstance(value, Integral) and value >= 1, "a whole number of at least 1")
 
 
 def _within(least: float, **values: float) -> None:
     for name, value in values.items():
-        if not least <= value <= LARGEST:
-            raise ValueError(f"{name}: got {value}, expected a number of {least:g} to {LARGEST:g}")
+        expect(name, value, least <= value <= LARGEST, f"a number of {least:g} to {LARGEST:g}")

@@ -71,9 +71,8 @@ class DAE(nn.Module):
         places, before, x = [], [], y
         for level, conv in enumerate(self.down):
             if level == self.join:
-                if x.shape[-2:] != h.shape[-2:]:
-                    sizes = [f"{[*size.shape[-2:]]}" for size in (h, x)]
-                    raise ValueError(f"h: got size {sizes[0]}, expected {sizes[1]}, that of pool number {self.join}")
+                got, size = [*h.shape[-2:]], [*x.shape[-2:]]
+                expect("h", f"size {got}", got == size, f"{size}, that of pool number {self.join}")
                 x = torch.cat([x, h / self.scale], 1)
             before.append(conv(x).relu())
             x, found = F.max_pool2d(before[-1], 2, ceil_mode=True, return_indices=True)

@@ -290,8 +290,8 @@ def test_dense_crf_errors(change, message):
         ((3, 4, 5), {"beta": 0.19}, "beta: got 0.19, expected a number of 0.2 to"),
         ((3, 4, 5), {"gamma": NAN}, "gamma: got nan"),
         ((3, 4, 5), {"alpha": math.inf}, "alpha: got inf"),
-        ((2, 4, 5), {}, r"network: its logits are \[1, 2, 4, 5\] on the grid, expected \[1, 3, 4, 5\]"),
-        ((3, 2, 3), {}, r"network: its logits are \[1, 3, 2, 3\] on the grid"),
+        ((2, 4, 5), {}, r"network: got logits \[1, 2, 4, 5\] on the grid, expected \[1, 3, 4, 5\]"),
+        ((3, 2, 3), {}, r"network: got logits \[1, 3, 2, 3\] on the grid"),
     ],
 )
 def test_crfrnn_errors(logits, options, message):
