@@ -55,7 +55,7 @@ test: $(READY) ## lint, types, unit tests, notebook contract, then every committ
 	$(BATCH) $(TESTS) --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lock: $(READY) ## pin requirements.lock afresh from pyproject.toml  [LOCK=--upgrade]
-	$(BIN)/uv pip compile pyproject.toml --quiet --extra test --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --output-file requirements.lock $(LOCK)
 
 clean: ## remove build/ and caches; keeps .venv, data and figures

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpcore.checks import expect
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Stages = Sequence[tuple[int, int]]
 VGG16: Stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -31,8 +33,7 @@ class Trunk(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if len(stages) != 5:
-            raise ValueError(f"stages: got {len(stages)} stages, expected 5, one per pool")
+        expect("stages", f"{len(stages)} stages", len(stages) == 5, "5, one per pool")
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -88,7 +89,6 @@ def load_imagenet_vgg16(network: Trunk, features: dict[str, Tensor]) -> None:
     """Copies torchvision's `vgg16().features` state into the trunk's convolutions, in order."""
     convs = [m for n, m in network.named_children() if n.startswith("conv") and isinstance(m, nn.Conv2d)]
     indices = sorted({int(k.split(".")[0]) for k in features})
-    if len(convs) != len(indices):
-        raise ValueError(f"features: got {len(indices)} convolutions, expected {len(convs)}")
+    expect("features", f"{len(indices)} convolutions", len(indices) == len(convs), f"{len(convs)}")
     for conv, i in zip(convs, indices, strict=True):
         conv.load_state_dict({"weight": features[f"{i}.weight"], "bias": features[f"{i}.bias"]})
