@@ -64,7 +64,7 @@ def augment(image: Tensor, labels: Tensor, recipe: Recipe) -> Item:
     Without a crop the image alone, flipped at random if `recipe.mirror`.
     """
     if recipe.crop is None:
-        return image.flip(-1) if recipe.mirror and torch.rand(()) < 0.5 else image, labels
+        return image.flip(-1) if recipe.mirror and torch.rand(()) >= 0.5 else image, labels
     height, width = image.shape[-2:]
     low, high = recipe.scale
     side = min(round(recipe.crop / (low * (high / low) ** torch.rand(()).item())), height)
