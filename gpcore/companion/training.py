@@ -186,7 +186,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
         device=device,
     )
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(plan.recipe), "loss": history} | facts
-    weights.save(name, trained.cpu().state_dict(), info, half=True, base=base)
+    weights.save(name, trained.cpu().state_dict(), info, base=base)
     if isinstance(plan, Refiner):
         weights.update(name, networks={store: dae_table.tune(chosen, store)})
     elif not plan.dataset:  # for a task of its own there is nothing to choose

@@ -1,6 +1,5 @@
 import copy
 import dataclasses
-import functools
 import json
 import math
 from functools import partial
@@ -199,8 +198,7 @@ def test_a_checkpoint_of_another_training_is_refused(change, message, tmp_path):
 def store(monkeypatch, tmp_path):
     """Weights and checkpoints go to a folder of their own; what is tuned tells for whom."""
     monkeypatch.setattr(paths, "DATA", tmp_path)
-    for name in ("save", "load", "info", "update"):
-        monkeypatch.setattr(weights, name, functools.partial(getattr(weights, name), root=tmp_path / "weights"))
+    monkeypatch.setattr(paths, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(tuning, "tune", lambda chosen, name, seed: {"tuned": [name, seed]})
     monkeypatch.setattr(dae_table, "tune", lambda chosen, name: {"tuned": [name]})
     return tmp_path
