@@ -110,7 +110,7 @@ def fit(
     `epoch` begins one: batches of tensors, which become the arguments of `objective`. `started` names the parameters
     that do not start from scratch. After each epoch everything needed to go on is written to `checkpoint`; a run that
     finds one continues there and ends in the same weights as one that was never interrupted.
-    Raises ValueError: a checkpoint of another recipe, seed or `identity`, which is what else the weights depend on.
+    Raises ValueError: a checkpoint of another name, recipe, seed or `identity`: what else the weights depend on.
     """
     network.to(device).train()
     groups: dict[float, list[nn.Parameter]] = {}
@@ -125,7 +125,7 @@ def fit(
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
     parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     history: list[float] = []
-    plan = {**dataclasses.asdict(recipe), "seed": seed, **(identity or {})}
+    plan = {**dataclasses.asdict(recipe), "seed": seed, "store": checkpoint.stem, **(identity or {})}
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         history, found = state["history"], state.get("plan", {})
@@ -161,37 +161,30 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     networks = {**chosen.networks, **chosen.robust}
     sharing = [name for name, network in networks.items() if network.store == store] or [store]
     plan, name = chosen.plan(sharing[-1]), chosen.weights(sharing[-1], seed)
+    file = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     torch.manual_seed(seed)
     network = plan.build(len(chosen.classes))
-    weight, base, started, facts = class_weights(plan.recipe, device), "", set[str](), dict[str, Any]()
+    recipe, base, started, facts = plan.recipe, "", set[str](), dict[str, Any]()
+    weight = class_weights(recipe, device)
     if isinstance(plan, Refiner):
         facts["refiner"] = {field: getattr(plan, field) for field in ("network", "at", "images", "sigma", "truth")}
-        epoch = partial(batches, candidates(chosen, store), plan.recipe, cut)
+        epoch = partial(batches, candidates(chosen, store), recipe, cut)
         objective = partial(refiner_loss, network, plan, weight, chosen.void)
     else:
         base = "" if plan.start in ("", "imagenet") else f"{chosen.name}/{plan.start}-seed{seed}"
         started = start(network, base or plan.start)
-        epoch = partial(batches, (plan.dataset or chosen.dataset)("train"), plan.recipe, augment)
-        objective = partial(network_loss, network, plan.recipe.attack, weight, chosen.void)
-    checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
+        epoch = partial(batches, (plan.dataset or chosen.dataset)("train"), recipe, augment)
+        objective = partial(network_loss, network, recipe.attack, weight, chosen.void)
     trained, history = fit(
-        network,
-        epoch,
-        objective,
-        plan.recipe,
-        checkpoint=checkpoint,
-        identity={"store": name} | facts,
-        started=started,
-        seed=seed,
-        device=device,
+        network, epoch, objective, recipe, checkpoint=file, identity=facts, started=started, seed=seed, device=device
     )
-    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(plan.recipe), "loss": history} | facts
+    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(recipe), "loss": history} | facts
     weights.save(name, trained.cpu().state_dict(), info, base=base)
     if isinstance(plan, Refiner):
         weights.update(name, networks={store: dae_table.tune(chosen, store)})
     elif not plan.dataset:  # for a task of its own there is nothing to choose
         weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
-    checkpoint.unlink()  # at last: what is killed before need not be trained again
+    file.unlink()  # at last: what is killed before need not be trained again
 
 
 def network_loss(

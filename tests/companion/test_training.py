@@ -176,14 +176,14 @@ def test_every_epoch_of_every_seed_draws_its_own_numbers_and_leaves_the_others_a
         ({"epochs": 2}, "got epochs 3, expected epochs 2"),
         ({"rate": 0.5, "attack": Attack()}, "got rate 0.001, attack None, expected rate 0.5, attack {'epsilon': .*}"),
         ({"seed": 4}, "got seed 0, expected seed 4"),
-        ({"identity": {"store": "b"}}, "got store 'a', expected store 'b'"),
-        ({"identity": None}, "got store 'a', expected store None"),
-        ({"old": True}, "got epochs None, .*, store None, expected epochs 3, .*, store 'a'"),
+        ({"identity": {"sigma": 2}}, "got sigma 1, expected sigma 2"),
+        ({"identity": None}, "got sigma 1, expected sigma None"),
+        ({"old": True}, "got epochs None, .*, sigma None, expected epochs 3, .*, sigma 1"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(change, message, tmp_path):
     network, path = Line(), tmp_path / "a.pt"
-    options = {"checkpoint": path, "identity": {"store": "a"}, "seed": 0}
+    options = {"checkpoint": path, "identity": {"sigma": 1}, "seed": 0}
     training.fit(network, lambda: [(torch.rand(4, 1),)] * 2, network, RECIPE, **options)
     if change.pop("old", False):  # written before checkpoints knew what they are of
         torch.save({key: part for key, part in torch.load(path).items() if key != "plan"}, path)
@@ -365,7 +365,7 @@ def test_a_checkpoint_of_another_network_or_refiner_is_refused(store, monkeypatc
     with pytest.raises(ValueError, match=r"got refiner .*'sigma': 0\.0.*, expected refiner .*'sigma': 0\.5.*; remove"):
         training.train(toys(RECIPE, sigma=0.5), "dae")
     (store / "checkpoints/digits-toy-seed0.pt").rename(store / "checkpoints/digits-after-seed0.pt")
-    with pytest.raises(ValueError, match="got store 'digits/toy-seed0', expected store 'digits/after-seed0'; remove"):
+    with pytest.raises(ValueError, match="got store 'digits-toy-seed0', expected store 'digits-after-seed0'; remove"):
         training.train(toys(RECIPE), "after")
 
 
