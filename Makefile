@@ -35,7 +35,7 @@ figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=digits ONLY
 	@$(BIN)/python -m gpcore.companion.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
 
 notebooks: $(READY) ## as figures, and write outputs into notebooks/, tables into the README  [ONLY JOBS]
-	$(BIN)/python -m gpcore.companion.reproduce --in-place --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m gpcore.companion.reproduce --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python -m gpcore.companion.report.readme
 
 lab: $(READY) ## open JupyterLab on the notebooks
