@@ -13,7 +13,6 @@ from torch import nn
 from gpcore import denoise, metrics, paths
 from gpcore.attacks import pgd
 from gpcore.companion import measure, studies, training, tuning, weights
-from gpcore.companion.experiments import dae_table
 from gpcore.companion.studies import DIGITS, Attack, Network, Recipe, Refiner
 from gpcore.networks.fcn import crop_classifier, fcn_small
 
@@ -209,7 +208,7 @@ def store(monkeypatch, tmp_path):
     for name in ("save", "load", "info", "update"):
         monkeypatch.setattr(weights, name, functools.partial(getattr(weights, name), root=tmp_path / "weights"))
     monkeypatch.setattr(tuning, "tune", lambda chosen, name, seed: {"tuned": [name, seed]})
-    monkeypatch.setattr(dae_table, "tune", lambda chosen, name: {"tuned": [name]})
+    monkeypatch.setattr(tuning, "tune_refiner", lambda chosen, name: {"tuned": [name]})
     return tmp_path
 
 
@@ -260,9 +259,9 @@ def toys(recipe, made=None, **options):
 @pytest.mark.parametrize("kind", ["network", "refiner"])
 def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(kind, store, monkeypatch):
     training.train(toys(RECIPE), "toy")
-    train, name, source, tuner = {
-        "network": (training.train, "toy", "batches", tuning),
-        "refiner": (training.train_refiner, "dae", "crops", dae_table),
+    train, name, source, tune = {
+        "network": (training.train, "toy", "batches", "tune"),
+        "refiner": (training.train_refiner, "dae", "crops", "tune_refiner"),
     }[kind]
     checkpoint, epochs, original = store / f"checkpoints/digits-{name}-seed0.pt", [], getattr(training, source)
 
@@ -280,7 +279,7 @@ def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(kind, store, m
     train(toys(RECIPE), name)
     assert len(epochs) == 6 and weights.info(f"digits/{name}-seed0") == expected
     for where, what, left in (
-        (training, source, 2), (weights, "save", 0), (weights, "update", 0), (tuner, "tune", 0),
+        (training, source, 2), (weights, "save", 0), (weights, "update", 0), (tuning, tune, 0),
     ):  # fmt: skip
         assert not checkpoint.exists()
         calls = iter([epoch] if where is training else [])
@@ -365,7 +364,7 @@ def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma,
 def test_a_checkpoint_of_another_network_or_refiner_is_refused(store, monkeypatch):
     training.train(toys(RECIPE), "toy")
     with monkeypatch.context() as patch:
-        patch.setattr(dae_table, "tune", lambda chosen, name: {}["killed"])
+        patch.setattr(tuning, "tune_refiner", lambda chosen, name: {}["killed"])
         patch.setattr(tuning, "tune", lambda chosen, name, seed: {}["killed"])
         for train, name in ((training.train_refiner, "dae"), (training.train, "toy")):
             with pytest.raises(KeyError):
