@@ -15,7 +15,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from gpcore import metrics, synthesis
 from gpcore.companion.measure import count_pixels
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 
 def scaled(values: int, steps: int, share: float = 1.0) -> dict[str, Any]:
