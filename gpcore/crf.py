@@ -101,10 +101,6 @@ class CRFRNN(nn.Module):
         weights = self.spatial, self.bilateral, self.compatibility
         return _mean_field(logits, kernels, weights, self.stride, self.iterations)
 
-    def supervised(self, images: Tensor) -> list[Tensor]:
-        """What `gpcore.companion.training` puts the loss on: the logits after the last step."""
-        return [self(images)]
-
 
 def _kernels(images: Tensor, stride: int, alpha: float, beta: float, gamma: float) -> Kernels:
     """Row-normalised Gaussians on the grid: the spatial one as its two separable factors, the bilateral one dense."""

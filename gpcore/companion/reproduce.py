@@ -63,7 +63,8 @@ def reproduce(
     """
     import papermill  # late: the command's --help need not wait for it
 
-    studies.study(study)
+    known = studies.suited()
+    expect("study", repr(study), study in known, f"one of {', '.join(known)}")
     expect("jobs", jobs, jobs >= 1, "at least 1")
     expect("timeout", timeout, timeout >= 1, "at least 1")
     own = study == DEFAULT and not parameters
@@ -144,7 +145,7 @@ def owned(folder: Path) -> Iterator[int]:
 
 
 def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[Path]:
-    """The notebooks of a folder that run on `study`, in order: all whose metadata name no others.
+    """The notebooks of a folder that run on `study`, in order: all of whose `needs`, in their metadata, it has.
 
     `only` keeps some, by number ("3", "03") or name ("03_title", "title").
     """
@@ -161,9 +162,10 @@ def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[P
     meant = {}
     for path in sorted(chosen or every):
         try:
-            meant[path] = nbformat.read(path, as_version=4).metadata.get("studies", [study])
+            needs = nbformat.read(path, as_version=4).metadata.get("needs", ())
         except Exception as error:  # nbformat has many, and none names the file
             raise ValueError(f"{path}: not a notebook ({type(error).__name__}: {error})") from error
+        meant[path] = studies.suited(needs)
         if path in chosen and study not in meant[path]:
             raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
     return [path for path in meant if study in meant[path]]

@@ -21,11 +21,9 @@ from tqdm.auto import tqdm
 from gpcore import denoise, paths
 from gpcore.attacks import pgd
 from gpcore.checks import expect
-from gpcore.companion import tuning, weights
-from gpcore.companion.experiments import dae_table
-from gpcore.companion.studies import STUDIES, study
-from gpcore.companion.studies.study import Attack, Recipe, Refiner, Study
-from gpcore.networks import load_imagenet_vgg16
+from gpcore.companion import studies, tuning, weights
+from gpcore.companion.studies import Attack, Recipe, Refiner, Study
+from gpcore.networks.vgg import load_imagenet_vgg16
 
 Item = tuple[Tensor, ...]  # image and labels, or y, h and labels of one image
 
@@ -160,7 +158,7 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     """Fits the network or refiner kept in `store` and saves it, then tunes all that share it on "val"."""
     networks = {**chosen.networks, **chosen.robust}
     sharing = [name for name, network in networks.items() if network.store == store] or [store]
-    plan, name = chosen.plan(sharing[-1]), chosen.weights(sharing[-1], seed)
+    plan, name = chosen.plan(sharing[-1]), chosen.stored_as(sharing[-1], seed)
     file = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     torch.manual_seed(seed)
     network = plan.build(len(chosen.classes))
@@ -181,18 +179,25 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(recipe), "loss": history} | facts
     weights.save(name, trained.cpu().state_dict(), info, base=base)
     if isinstance(plan, Refiner):
-        weights.update(name, networks={store: dae_table.tune(chosen, store)})
+        weights.update(name, networks={store: tuning.tune_refiner(chosen, store)})
     elif not plan.dataset:  # for a task of its own there is nothing to choose
         weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
     file.unlink()  # at last: what is killed before need not be trained again
 
 
+def supervised(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The logits that the loss is put on: of all its heads where a network says by `supervised` that it has several."""
+    heads = getattr(network, "supervised", None)
+    return heads(images) if heads else [network(images)]
+
+
 def network_loss(
-    network: Any, attack: Attack | None, weight: Tensor | None, void: int, images: Tensor, labels: Tensor
+    network: nn.Module, attack: Attack | None, weight: Tensor | None, void: int, images: Tensor, labels: Tensor
 ) -> Tensor:
     """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
     fed, labels = adversarial(network, images, labels, attack, void), labels.where(labels != void, -100)
-    return torch.stack([nn.functional.cross_entropy(out, labels, weight) for out in network.supervised(fed)]).mean()
+    heads = supervised(network, fed)
+    return torch.stack([nn.functional.cross_entropy(out, labels, weight) for out in heads]).mean()
 
 
 def refiner_loss(
@@ -238,17 +243,18 @@ def imagenet_features() -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=study, help=", ".join(STUDIES))
+    parser.add_argument("study", choices=studies.STUDIES)
     parser.add_argument("--only", nargs="+", metavar="STORE", help="fcn deeplab ...; default: all, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    networks = (*args.study.networks.values(), *args.study.robust.values())
-    known = [*dict.fromkeys(each.store for each in networks), *args.study.refiners]
+    chosen = studies.get(args.study)
+    networks = (*chosen.networks.values(), *chosen.robust.values())
+    known = [*dict.fromkeys(each.store for each in networks), *chosen.refiners]
     for store in args.only or known:
         if store not in known:
             parser.error(f"--only: got {store!r}, expected some of {', '.join(known)}")
-        train(args.study, store, args.seed, args.device)
+        train(chosen, store, args.seed, args.device)
 
 
 if __name__ == "__main__":

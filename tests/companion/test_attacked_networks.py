@@ -10,7 +10,8 @@ from torch import nn
 
 from gpcore import attacks, metrics, minimal
 from gpcore.companion.experiments import attacked_networks
-from gpcore.networks import fcn_small, unet_small
+from gpcore.networks.fcn import fcn_small
+from gpcore.networks.unet import unet_small
 
 EPSILON = 0.03
 

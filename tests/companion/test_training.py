@@ -12,12 +12,9 @@ from torch import nn
 
 from gpcore import denoise, metrics, paths
 from gpcore.attacks import pgd
-from gpcore.companion import measure, training, tuning, weights
-from gpcore.companion.experiments import dae_table
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Attack, Network, Recipe, Refiner
-from gpcore.networks import crop_classifier, fcn_small
-from gpcore.networks.classifiers import Classifier
+from gpcore.companion import measure, studies, training, tuning, weights
+from gpcore.companion.studies import DIGITS, Attack, Network, Recipe, Refiner
+from gpcore.networks.fcn import crop_classifier, fcn_small
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 ATTACK = Attack(epsilon=0.06, step_size=0.03)
@@ -60,7 +57,7 @@ def denoising():
     return dae, epoch, partial(training.refiner_loss, dae, Refiner("", None, None, RECIPE, 8, sigma=0.1), None, 255)
 
 
-class Recorded(Classifier):
+class Recorded(nn.Sequential):
     """Two classes per image, or per pixel, from nine channels; remembers what it was trained on."""
 
     def __init__(self, kind, dropout=0.0):
@@ -71,7 +68,7 @@ class Recorded(Classifier):
 
     def supervised(self, images):
         self.fed.append(images.clone())
-        return super().supervised(images)
+        return [self(images)]
 
 
 def toy(kind, count, seed=0):
@@ -200,7 +197,7 @@ def store(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     monkeypatch.setattr(paths, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(tuning, "tune", lambda chosen, name, seed: {"tuned": [name, seed]})
-    monkeypatch.setattr(dae_table, "tune", lambda chosen, name: {"tuned": [name]})
+    monkeypatch.setattr(tuning, "tune_refiner", lambda chosen, name: {"tuned": [name]})
     return tmp_path
 
 
@@ -214,9 +211,6 @@ class Refining(nn.Module):
     def forward(self, y, h):
         self.given.append((y, h))
         return self.last(y)
-
-    def supervised(self, images):
-        return [self.last(images)]
 
 
 class Plain(Refining):
@@ -251,7 +245,7 @@ def toys(recipe, made=None, **options):
     )
 
 
-@pytest.mark.parametrize(("name", "tuner"), [("toy", tuning), ("dae", dae_table)])
+@pytest.mark.parametrize(("name", "tuner"), [("toy", "tune"), ("dae", "tune_refiner")])
 def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(name, tuner, store, monkeypatch):
     training.train(toys(RECIPE), "toy")
     checkpoint, epochs, original = store / f"checkpoints/digits-{name}-seed0.pt", [], training.batches
@@ -269,7 +263,7 @@ def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(name, tuner, s
     expected = weights.info(f"digits/{name}-seed0")
     training.train(toys(RECIPE), name)
     assert len(epochs) == 6 and weights.info(f"digits/{name}-seed0") == expected
-    stops = (training, "batches", 2), (weights, "save", 0), (weights, "update", 0), (tuner, "tune", 0)
+    stops = (training, "batches", 2), (weights, "save", 0), (weights, "update", 0), (tuning, tuner, 0)
     for where, what, left in stops:
         assert not checkpoint.exists()
         calls = iter([epoch] if where is training else [])
@@ -357,7 +351,7 @@ def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma,
 def test_a_checkpoint_of_another_network_or_refiner_is_refused(store, monkeypatch):
     training.train(toys(RECIPE), "toy")
     with monkeypatch.context() as patch:
-        patch.setattr(dae_table, "tune", lambda chosen, name: {}["killed"])
+        patch.setattr(tuning, "tune_refiner", lambda chosen, name: {}["killed"])
         patch.setattr(tuning, "tune", lambda chosen, name, seed: {}["killed"])
         for name in ("dae", "toy"):
             with pytest.raises(KeyError):
@@ -645,6 +639,16 @@ def test_half_of_mirrored_items_are_flipped_and_nothing_else():
     assert 20 <= flipped <= 44  # of 64
 
 
+@pytest.mark.parametrize("plan", [*DIGITS.networks.values(), *DIGITS.robust.values()], ids=lambda plan: plan.store)
+def test_the_loss_is_put_on_three_heads_of_an_fcn_and_on_the_one_output_of_others(plan):
+    """The last head is what FCN-8s itself returns; the crops' classifier, though built like it, has no such heads."""
+    network, images = plan.build(11).eval(), torch.rand(2, 3, 64, 96)
+    heads = training.supervised(network, images)
+    fcns = {"fcn", "rb", "at-small", "at-large", "at-tuned"}
+    assert len(heads) == ({32: 1, 16: 2, 8: 3}[network.stride] if plan.store in fcns else 1)
+    assert torch.equal(heads[-1], network(images))
+
+
 def test_a_robust_network_may_learn_from_data_of_its_own_and_is_not_tuned_then(store):
     """Crops in which one channel is the class, though the study's own data are mosaics."""
     crops = [
@@ -672,13 +676,15 @@ def test_committed_weights_score_as_recorded():
     found = {}
     robust = {name: network for name, network in DIGITS.robust.items() if not network.dataset}
     for name, network in {**DIGITS.networks, **robust}.items():
-        found[name] = 100 * metrics.miou(measure.base_counts(DIGITS, name, "val").sum(0)).item()
-        entry = weights.info(DIGITS.weights(name))
+        found[name] = (
+            100 * metrics.miou(measure.answer_counts(DIGITS, {name: DIGITS.network(name)}, "val")[name].sum(0)).item()
+        )
+        entry = weights.info(DIGITS.stored_as(name))
         assert found[name] == pytest.approx(entry["networks"][name]["val"], abs=0.05)
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(network.recipe)))
     assert found["fcn32s"] < found["fcn16s"] < found["fcn8s"]
     assert found["fcn8s"] > 75
-    entry = weights.info(DIGITS.weights("backbone"))
+    entry = weights.info(DIGITS.stored_as("backbone"))
     assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(DIGITS.robust["backbone"].recipe)))
 
 
@@ -724,7 +730,7 @@ def test_the_command_trains_what_it_names(monkeypatch, capsys):
 
     chosen = toys(RECIPE)
     chosen = dataclasses.replace(chosen, robust={"at-1": dataclasses.replace(chosen.networks["toy"], store="at")})
-    monkeypatch.setattr(training, "study", {"toys": chosen}.__getitem__)
+    monkeypatch.setitem(studies.STUDIES, "toys", chosen)
     assert ask("--only dae toy --seed 3 --device cpu") == [(chosen, name, 3, "cpu") for name in ("dae", "toy")]
     every = "toy", "after", "begun", "at", "dae"
     assert ask("--device cpu") == [(chosen, name, 0, "cpu") for name in every]
