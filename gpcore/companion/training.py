@@ -195,9 +195,8 @@ def network_loss(
     network: nn.Module, attack: Attack | None, weight: Tensor | None, void: int, images: Tensor, labels: Tensor
 ) -> Tensor:
     """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
-    fed, labels = adversarial(network, images, labels, attack, void), labels.where(labels != void, -100)
-    heads = supervised(network, fed)
-    return torch.stack([nn.functional.cross_entropy(out, labels, weight) for out in heads]).mean()
+    heads = supervised(network, adversarial(network, images, labels, attack, void))
+    return torch.stack([nn.functional.cross_entropy(out, labels, weight, ignore_index=void) for out in heads]).mean()
 
 
 def refiner_loss(
@@ -235,10 +234,9 @@ def start(network: nn.Module, source: str) -> set[str]:
 def imagenet_features() -> dict[str, Tensor]:
     """torchvision's VGG16 features, IMAGENET1K_V1: from data/pretrained if they lie there, else downloaded."""
     local = paths.DATA / "pretrained" / "vgg16_features.safetensors"
-    if local.is_file():
-        return load_file(local)
-    features: dict[str, Tensor] = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
-    return features
+    return (
+        load_file(local) if local.is_file() else dict(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict())
+    )
 
 
 def main() -> None:
