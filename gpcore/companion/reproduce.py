@@ -77,13 +77,11 @@ def reproduce(
             expect("parameter", repr(name), name in known, f"one of {', '.join(known) or 'none'} in {notebook.name}")
 
     build = build.resolve() / study
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    extra = {"GPCORE_FIGURES": str(build / "figures"), "GPCORE_FINISHED": str(figures.resolve())}
     # Bars in a batch run would only leave stray text in the outputs.
-    extra = {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": threads}
-    extra["GPCORE_FINISHED"] = str(figures.resolve())
+    extra |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     # glibc then keeps freed memory for the next tensors, which saves a tenth of the time.
     extra |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-
     outcomes, process = list[Outcome](), dict[str, Any](env=os.environ | extra)
 
     def one(notebook: Path) -> None:
@@ -149,8 +147,6 @@ def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[P
 
     `only` keeps some, by number ("3", "03") or name ("03_title", "title").
     """
-    from gpcore.companion import studies  # late, as above
-
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not every:
         raise ValueError(f"notebooks: no NN_name.ipynb in {folder}")

@@ -37,12 +37,6 @@ def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
     return (weight / (frequency * weight).sum()).to(device)
 
 
-def supervised(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """The logits that the loss is put on: of all its heads where a network says by `supervised` that it has several."""
-    heads = getattr(network, "supervised", None)
-    return heads(images) if heads else [network(images)]
-
-
 def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Attack | None, void: int) -> Tensor:
     """A batch with its first images, a share `attack.ratio`, moved by PGD to raise the network's loss on their labels.
 
@@ -191,12 +185,18 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     file.unlink()  # at last: what is killed before need not be trained again
 
 
+def supervised(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The logits that the loss is put on: of all its heads where a network says by `supervised` that it has several."""
+    heads = getattr(network, "supervised", None)
+    return heads(images) if heads else [network(images)]
+
+
 def network_loss(
     network: nn.Module, attack: Attack | None, weight: Tensor | None, void: int, images: Tensor, labels: Tensor
 ) -> Tensor:
     """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
-    fed, labels = adversarial(network, images, labels, attack, void), labels.where(labels != void, -100)
-    return torch.stack([nn.functional.cross_entropy(out, labels, weight) for out in supervised(network, fed)]).mean()
+    heads = supervised(network, adversarial(network, images, labels, attack, void))
+    return torch.stack([nn.functional.cross_entropy(out, labels, weight, ignore_index=void) for out in heads]).mean()
 
 
 def refiner_loss(
@@ -234,10 +234,9 @@ def start(network: nn.Module, source: str) -> set[str]:
 def imagenet_features() -> dict[str, Tensor]:
     """torchvision's VGG16 features, IMAGENET1K_V1: from data/pretrained if they lie there, else downloaded."""
     local = paths.DATA / "pretrained" / "vgg16_features.safetensors"
-    if local.is_file():
-        return load_file(local)
-    features: dict[str, Tensor] = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
-    return features
+    return (
+        load_file(local) if local.is_file() else dict(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict())
+    )
 
 
 def main() -> None:

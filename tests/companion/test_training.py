@@ -2,6 +2,8 @@ import copy
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,6 +21,12 @@ from gpcore.networks.fcn import crop_classifier, fcn_small
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 ATTACK = Attack(epsilon=0.06, step_size=0.03)
 KINDS = pytest.mark.parametrize("kind", ["classify", "segment"])
+
+
+def test_training_loads_nothing_that_draws_or_tabulates():
+    code = "import sys, gpcore.companion.training; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded and not {"matplotlib", "pandas", "sklearn", "seaborn", "IPython"} & {*loaded}
 
 
 class Interrupted(Exception):
