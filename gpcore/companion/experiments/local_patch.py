@@ -164,7 +164,7 @@ def measure(study: Study, name: str, split: str, count: int | None = None) -> Me
 
 def _mean(sums: Tensor, counts: Tensor) -> metrics.Interval:
     """The mean of what N images' sums and counts add up, with its interval over images."""
-    return metrics.bootstrap(lambda s, c: s.sum() / c.sum(), sums, counts)
+    return metrics.bootstrap(lambda s, c: s / c, sums, counts)
 
 
 def rank_table(measured: Measured) -> pd.DataFrame:
