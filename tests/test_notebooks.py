@@ -81,7 +81,10 @@ def test_cells_are_short_and_hold_no_machinery(notebook: NotebookNode) -> None:
         assert lengths[-1] <= 20, cell.source
         assert "rcParams" not in cell.source
         for node in ast.walk(ast.parse(cell.source)):
-            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda), cell.source
+            assert not isinstance(node, ast.AsyncFunctionDef | ast.ClassDef), cell.source
+            if isinstance(node, ast.FunctionDef):  # what is tested may stand there in a few lines
+                assert node.end_lineno - node.lineno < 8, cell.source
+                lengths[-1] -= node.end_lineno - node.lineno + 1
             if isinstance(node, ast.For | ast.While):
                 assert node.end_lineno - node.lineno < 3, cell.source
     assert statistics.median(lengths) <= 6

@@ -70,7 +70,7 @@ def relative(tasks: Mapping[str, Callable[[Tensor], object]], images: Tensor) ->
     spent = {}
     for name, task in tasks.items():
         with FlopCounterMode(display=False) as flops, torch.no_grad():
-            task(images)
+            task(images.clone())  # which no earlier task has seen, in case one remembers
         spent[name] = flops.get_total_flops()
     first = next(iter(spent.values()))
     return pd.Series({name: count / first for name, count in spent.items()})

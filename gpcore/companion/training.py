@@ -21,7 +21,6 @@ from gpcore import denoise, paths
 from gpcore.attacks import pgd
 from gpcore.checks import expect
 from gpcore.companion import tuning, weights
-from gpcore.companion.experiments import dae_table
 from gpcore.companion.studies import STUDIES, study
 from gpcore.companion.studies.study import Attack, Data, Recipe, Study
 from gpcore.crf import CRFRNN
@@ -215,7 +214,7 @@ def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") 
     )
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(refiner.recipe), "loss": history}
     weights.save(stored, trained.cpu().state_dict(), info | {"refiner": facts}, half=True)
-    weights.update(stored, networks={name: dae_table.tune(chosen, name)})
+    weights.update(stored, networks={name: tuning.tune_refiner(chosen, name)})
     checkpoint.unlink()
 
 

@@ -733,7 +733,9 @@ def test_committed_weights_score_as_recorded():
     found = {}
     robust = {name: network for name, network in DIGITS.robust.items() if not network.dataset}
     for name, network in {**DIGITS.networks, **robust}.items():
-        found[name] = 100 * metrics.miou(measure.base_counts(DIGITS, name, "val").sum(0)).item()
+        found[name] = (
+            100 * metrics.miou(measure.answer_counts(DIGITS, {name: DIGITS.network(name)}, "val")[name].sum(0)).item()
+        )
         entry = weights.info(DIGITS.weights(name))
         assert found[name] == pytest.approx(entry["networks"][name]["val"], abs=0.05)
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(network.recipe)))

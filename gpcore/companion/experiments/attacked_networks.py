@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
 from gpcore.attacks import Descent
-from gpcore.companion.measure import Answer, count_pixels, tally
+from gpcore.companion import measure
+from gpcore.companion.measure import Answer, count_pixels
 from gpcore.companion.report.panels import Panel, photograph
 from gpcore.companion.studies.study import Study
 from gpcore.minimal import Adversarial
@@ -65,7 +66,7 @@ def attacked_counts(
                 moved = attack(x, labels)
             yield from (answer(moved) for answer in answers.values())
 
-    return dict(zip(product(moves, answers), tally(study, every, split, count), strict=True))
+    return dict(zip(product(moves, answers), measure.count(study, every, split, count), strict=True))
 
 
 def budget_rows(counts: Mapping[float, Mapping[tuple[str, str], Tensor]]) -> pd.DataFrame:

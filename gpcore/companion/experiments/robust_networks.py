@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
+from gpcore.companion import measure
 from gpcore.companion.experiments.attacked_networks import Move, attacked_counts, mover
-from gpcore.companion.measure import tally
 from gpcore.companion.report.panels import Panel, photograph
 from gpcore.companion.report.tables import NAMES
 from gpcore.companion.studies.study import Attack, Study
@@ -97,7 +97,7 @@ def undone_rows(
     rows network, epsilon, mIoU of the attacked images, and the step's gain with its interval."""
 
     def counts(network: nn.Module, move: Move, own: float) -> Tensor:
-        return tally(study, lambda x, y: guide(network, move(x, y), own).trajectory, split, count)
+        return measure.count(study, lambda x, y: guide(network, move(x, y), own).trajectory, split, count)
 
     rows = []
     for label, name in names.items():

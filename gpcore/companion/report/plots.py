@@ -152,7 +152,7 @@ def small_multiples(rows: pd.DataFrame, *, x: str, y: str, by: str) -> Figure:
 
 
 def toy(rows: pd.DataFrame) -> Figure:
-    """Figure 9: for each case the scores y and the signal of eq. (5) for each label, from `measure.toy_rows`."""
+    """Figure 9: for each case the scores y and the signal of eq. (5) for each label."""
     cases, labels = list(rows["case"].unique()), list(rows["label"].unique())
     figure, axes = plt.subplots(len(cases), 3, figsize=(PAGE, 1.5 * len(cases)), sharex=True, layout="constrained")
     for line, case in zip(axes, cases, strict=True):
