@@ -13,7 +13,7 @@ from gpcore.networks import (
     unet_small,
     unet_vgg16,
 )
-from gpcore.networks.vgg import SMALL, Trunk
+from gpcore.networks.vgg import SMALL, MaxPool, Trunk
 
 
 @pytest.mark.parametrize("build", [fcn_vgg16, unet_vgg16, deeplab_vgg16])
@@ -92,3 +92,13 @@ def test_output_has_the_image_size(build, size):
     logits = network(images)
     assert logits.shape == (2, 11, *size)
     assert torch.equal(torch.stack(network.supervised(images)), logits[None])
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 8), (6, 7)])
+def test_a_pool_returns_what_torchs_returns(size):
+    x = torch.randint(4, (2, 3, *size), generator=torch.Generator().manual_seed(0)).float()  # ties everywhere
+    x[0, 0, 1, 2] = torch.nan
+    for rounding in (False, True):
+        ours, theirs = MaxPool(2, ceil_mode=rounding), torch.nn.MaxPool2d(2, ceil_mode=rounding)
+        for leaf in (x, x.clone().requires_grad_()):
+            assert_close(ours(leaf), theirs(leaf), atol=0, rtol=0, equal_nan=True)

@@ -1,24 +1,14 @@
 """How the responses of a network's layers change under a guided perturbation."""
 
-from collections.abc import Sequence
-
 import pandas as pd
-import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
-from torchvision.models.feature_extraction import create_feature_extractor
 
+from gpcore.companion.measure import extract
 from gpcore.companion.report.panels import Panel
 from gpcore.companion.studies.study import POOLS, Study
 from gpcore.perturb import guide
-
-
-def extract(network: nn.Module, images: Tensor, layers: Sequence[str] = POOLS) -> dict[str, Tensor]:
-    """Activations at the named layers: B x C x h x w each."""
-    with torch.no_grad():
-        extracted: dict[str, Tensor] = create_feature_extractor(network, list(layers))(images)
-    return extracted
 
 
 def rows(study: Study, name: str, split: str, count: int | None = None) -> pd.DataFrame:
