@@ -67,26 +67,32 @@ def accuracy(matrix: Tensor) -> Tensor:
 
 
 def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
-    """`statistic` of N-image samples with its percentile interval; all samples are resampled by the same images.
+    """`statistic` of sums over N images with its percentile interval; all samples are resampled by the same images.
 
+    It maps each sample's sums, R x ... of samples N x ..., to R values, one per resample, and does the same without R.
     Resamples in which it is undefined, such as the IoU of a class that none of their images shows, do not count.
     """
     count = len(samples[0])
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randint(count, (count,), generator=generator) for _ in range(resamples)]
-    values = torch.stack([statistic(*(sample[pick] for sample in samples)).double() for pick in drawn])
+    drawn = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(drawn.shape, dtype=torch.double).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+    values = statistic(*(torch.tensordot(times, sample.double(), 1) for sample in samples))  # sums of counts are exact
     low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return Interval(float(statistic(*samples)), low, high)
+    return Interval(float(statistic(*(sample.double().sum(0) for sample in samples))), low, high)
+
+
+def mean(values: Tensor) -> Interval:
+    """The mean of N images' values."""
+    return bootstrap(lambda total: total / len(values), values)
 
 
 def gain(before: Tensor, after: Tensor) -> Interval:
     """mIoU after minus before, in points of 100, from paired N x K x K counts of the same images."""
-    return bootstrap(lambda a, b: 100 * (miou(b.sum(0)) - miou(a.sum(0))), before, after)
+    return bootstrap(lambda a, b: 100 * (miou(b) - miou(a)), before, after)
 
 
 def score(matrices: Tensor) -> Interval:
     """mIoU of the data set in points of 100, from N x K x K counts per image."""
-    return bootstrap(lambda m: 100 * miou(m.sum(0)), matrices)
+    return bootstrap(lambda m: 100 * miou(m), matrices)
 
 
 def mcnemar(before: Tensor, after: Tensor, truth: Tensor) -> McNemar:

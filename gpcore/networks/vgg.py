@@ -15,6 +15,17 @@ SMALL: Stages = ((24, 1), (48, 1), (96, 2), (128, 2), (128, 2))
 MOSAICS: dict[str, Any] = {"batch_norm": True, "mean": (0.5,) * 3, "std": (0.25,) * 3}  # options for digit mosaics
 
 
+class MaxPool(nn.MaxPool2d):
+    """torch's for 2x2 pixels: the same values, without gradients and for even sizes several times as fast on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad or x.shape[-2] % 2 or x.shape[-1] % 2:
+            pooled: Tensor = super().forward(x)
+            return pooled
+        wide = torch.maximum(x[..., ::2], x[..., 1::2])  # torch would also note where the largest stand
+        return torch.maximum(wide[..., ::2, :], wide[..., 1::2, :])
+
+
 class Trunk(nn.Module):
     """Layers conv1_1 ... pool5 for B x C x H x W images in [0, 1], which it normalises; base of the networks.
 
@@ -47,7 +58,7 @@ class Trunk(nn.Module):
                 names += self.conv(f"conv{s}_{d}", channels, width, dilation=2 if stride == 8 and s == 5 else 1)
                 channels = width
             keep = stride == 8 and s >= 4
-            self.add_module(f"pool{s}", nn.MaxPool2d(3, 1, 1) if keep else nn.MaxPool2d(2, ceil_mode=True))
+            self.add_module(f"pool{s}", nn.MaxPool2d(3, 1, 1) if keep else MaxPool(2, ceil_mode=True))
             self.stages.append(names)
 
     def conv(self, name: str, inputs: int, outputs: int, size: int = 3, dilation: int = 1) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import EPSILON
 
+from gpcore.companion import measure
 from gpcore.companion.experiments import filter_responses
 from gpcore.companion.studies import POOLS
 
@@ -20,7 +21,7 @@ def test_rows_are_relative_changes_of_what_hooks_see(study, monkeypatch):
 
     monkeypatch.setattr(filter_responses, "guide", changed)
     rows = filter_responses.response_rows(study, "fcn8s", "val", 3)
-    assert [*filter_responses.responses(network, images)] == [*POOLS]  # panels are drawn in this order
+    assert [*measure.extract(network, images)] == [*POOLS]  # panels are drawn in this order
     assert rows["layer"].tolist() == [*POOLS] * 3
     for layer in POOLS:
         network.get_submodule(layer).register_forward_hook(lambda m, i, o, layer=layer: seen.update({layer: o}))

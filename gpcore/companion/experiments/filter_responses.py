@@ -3,21 +3,14 @@
 from collections.abc import Mapping
 
 import pandas as pd
-import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
-from torchvision.models.feature_extraction import create_feature_extractor
 
+from gpcore.companion.measure import extract
 from gpcore.companion.report.panels import Panel
 from gpcore.companion.studies import POOLS, Study
 from gpcore.perturb import guide
-
-
-def responses(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Activations at the pool layers: B x C x h x w each."""
-    with torch.no_grad():
-        return dict(create_feature_extractor(network, list(POOLS))(images))
 
 
 def response_rows(study: Study, name: str, split: str, count: int | None = None) -> pd.DataFrame:
@@ -26,7 +19,7 @@ def response_rows(study: Study, name: str, split: str, count: int | None = None)
     network, epsilon, rows = study.network(name), study.epsilon(name), []
     for x, _ in study.batches(split, count):
         guided = guide(network, x, epsilon)
-        first, second = responses(network, x), responses(network, guided.images)
+        first, second = extract(network, x), extract(network, guided.images)
         moved = (second["pool5"] - first["pool5"]).mean(1).abs()
         best = guided.before.softmax(1).topk(2, 1).values
         contest = adaptive_avg_pool2d(1 - best[:, 0] + best[:, 1], (moved.shape[1], moved.shape[2]))

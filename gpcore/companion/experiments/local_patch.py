@@ -114,7 +114,7 @@ def step_split(
 
 def _mean(sums: Tensor, counts: Tensor) -> metrics.Interval:
     """The mean of what N images' sums and counts add up, with its interval over images."""
-    return metrics.bootstrap(lambda s, c: s.sum() / c.sum(), sums, counts)
+    return metrics.bootstrap(lambda s, c: s / c, sums, counts)
 
 
 def rank_table(ranks: pd.DataFrame) -> pd.DataFrame:

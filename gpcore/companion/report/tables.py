@@ -91,7 +91,7 @@ def gain_difference(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor])
     """By how much the first pair's gain, of counts before and after, lies above the second's on the same images."""
 
     def gains(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-        scores = [100 * metrics.miou(counts.sum(0)) for counts in (a, b, c, d)]
+        scores = [100 * metrics.miou(counts) for counts in (a, b, c, d)]
         return (scores[1] - scores[0]) - (scores[3] - scores[2])
 
     return metrics.bootstrap(gains, *first, *second)
@@ -120,7 +120,7 @@ def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
     rows = []
     for method, classes in predicted.items():
         right = 100 * (classes == truth).double()
-        gain = metrics.bootstrap(torch.mean, right - 100 * (alone == truth).double())
+        gain = metrics.mean(right - 100 * (alone == truth).double())
         rows.append((method, right.mean().item(), *gain, *metrics.mcnemar(alone, classes, truth)))
     return pd.DataFrame(rows, columns=["method", "accuracy", "gain", "low", "high", "corrected", "newly_wrong", "p"])
 
@@ -151,9 +151,7 @@ def class_gains(counts: Tensor | Sequence[Tensor], classes: Sequence[str]) -> pd
     before, after = (100 * metrics.class_iou(c.sum(0)) for c in counts)
     rows = []
     for k, name in enumerate(classes):
-        gain = metrics.bootstrap(
-            lambda a, b, k=k: 100 * (metrics.class_iou(b.sum(0)) - metrics.class_iou(a.sum(0)))[k], *counts
-        )
+        gain = metrics.bootstrap(lambda a, b, k=k: 100 * (metrics.class_iou(b) - metrics.class_iou(a))[..., k], *counts)
         rows.append((name, before[k].item(), after[k].item(), *gain))
     return pd.DataFrame(rows, columns=["class", "base", "guided", "gain", "low", "high"])
 
@@ -213,7 +211,7 @@ def image_spread(counts: Mapping[str, Tensor]) -> pd.DataFrame:
 def by_group(rows: pd.DataFrame, by: str, value: str, *, scale: float = 1.0) -> pd.DataFrame:
     """Mean of `value` in each group, times `scale`, with its interval; one row of `rows` per image and group."""
     table = [
-        (group, *metrics.bootstrap(torch.mean, scale * torch.tensor(part[value].to_numpy())))
+        (group, *metrics.mean(scale * torch.tensor(part[value].to_numpy())))
         for group, part in rows.groupby(by, sort=False)
     ]
     return pd.DataFrame(table, columns=[by, "mean", "low", "high"])
@@ -222,7 +220,7 @@ def by_group(rows: pd.DataFrame, by: str, value: str, *, scale: float = 1.0) -> 
 def margin(rows: pd.DataFrame, value: str, method: str, other: str, *, scale: float = 1.0) -> metrics.Interval:
     """The mean over images by which one method's value exceeds another's; rows have the columns image and method."""
     wide = rows.pivot(index="image", columns="method", values=value).astype(float)
-    return metrics.bootstrap(torch.mean, scale * torch.tensor((wide[method] - wide[other]).to_numpy()))
+    return metrics.mean(scale * torch.tensor((wide[method] - wide[other]).to_numpy()))
 
 
 def distance_medians(rows: pd.DataFrame) -> pd.DataFrame:
@@ -237,13 +235,14 @@ def distance_medians(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["kind", "pixels", "median", "low", "high"])
 
 
-def _median(histograms: Tensor) -> Tensor:
-    """The median of whole-pixel distances, interpolated within its pixel as for grouped data."""
-    total = histograms.sum(0).cumsum(0)
-    half = total[-1] / 2
-    k = int((total < half).sum())
-    below = total[k - 1] if k else 0.0
-    return k + (half - below) / (total[k] - below)
+def _median(histogram: Tensor) -> Tensor:
+    """The median of ... x D pixels by whole distance, interpolated within its pixel as for grouped data."""
+    total = torch.nn.functional.pad(histogram.cumsum(-1), (1, 0))
+    half = total[..., -1:] / 2
+    k = (total[..., 1:-1] < half).sum(-1, keepdim=True)
+    below, upto = total.gather(-1, k), total.gather(-1, k + 1)
+    median: Tensor = k + (half - below) / (upto - below)
+    return median.squeeze(-1)
 
 
 def distance_shares(rows: pd.DataFrame, edges: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)) -> pd.DataFrame:
