@@ -90,8 +90,10 @@ def survey(study: Study, tried: Mapping[str, Setting], split: str, count: int) -
             done = guide(network, x, epsilon)
             counts.append(torch.stack([count_pixels(study, z, y) for z in done.trajectory]))
             was, now = (z.argmax(1) for z in done.trajectory)
-            log_y, changed = done.before.log_softmax(1), was != now
-            entropy, frequent = -(log_y.exp() * log_y), cover(done.before, now) > cover(done.before, was)
+            log_y = done.before.log_softmax(1)
+            entropy = -(log_y.exp() * log_y)
+            changed = was != now
+            frequent = cover(done.before, now) > cover(done.before, was)
             parts = (entropy, torch.ones_like(was), changed, frequent, changed & islands(was))
             sums += torch.stack([part.double().sum() for part in parts])
         before, after = torch.cat(counts, 1)
