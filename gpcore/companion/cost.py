@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpcore import paths
 from gpcore.companion.studies.study import Study
 from gpcore.perturb import guide
 
@@ -72,8 +71,7 @@ def relative(tasks: Mapping[str, Callable[[Tensor], object]], images: Tensor) ->
         with FlopCounterMode(display=False) as flops, torch.no_grad():
             task(images)
         spent[name] = flops.get_total_flops()
-    first = next(iter(spent.values()))
-    return pd.Series({name: count / first for name, count in spent.items()})
+    return pd.Series({name: count / next(iter(spent.values())) for name, count in spent.items()})
 
 
 def operations(study: Study, name: str) -> pd.DataFrame:
@@ -89,14 +87,8 @@ def operations(study: Study, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["place", "gflop", "megabytes"])
 
 
-def timing(study: Study, name: str, *, repeats: int = 9, again: bool = False) -> pd.DataFrame:
-    """Milliseconds of the same, medians over rounds in which every place has its turn; torch's current threads.
-
-    Times differ from run to run, so those committed with the figures are read back unless there are none or `again`.
-    """
-    recorded = paths.FINISHED / study.name / "09_truncated" / "timing.csv"
-    if recorded.is_file() and not again:
-        return pd.read_csv(recorded)
+def timing(study: Study, name: str, *, repeats: int = 9) -> pd.DataFrame:
+    """Milliseconds of the same, medians over rounds in which every place has its turn; torch's current threads."""
     tasks = _tasks(study, name)
     rounds = []
     for _ in range(repeats + 1):

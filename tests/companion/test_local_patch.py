@@ -247,7 +247,7 @@ def test_sweep_and_rows_of_a_scene(study):
 def test_figures_mark_the_true_class_and_the_cells(study):
     swept, place = local_patch.sweep_scene(study, "fcn8s", 0), Place(0, 1, 2)
     rows = local_patch.score_rows(study, swept, place)
-    figure = plots.neighbourhood(rows, 1)
+    figure = plots.patch_scores(rows, 1)
     for axes, (_, cell) in zip(figure.axes, rows.groupby(["row", "column"]), strict=True):
         thick = [line for line in axes.lines if line.get_linewidth() > 2]
         part = cell[cell["class"] == cell["true"]]
@@ -281,7 +281,7 @@ def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
         axes.plot([*rows["score"], factor])
         return figure
 
-    monkeypatch.setattr(plots, "neighbourhood", quick)
+    monkeypatch.setattr(plots, "patch_scores", quick)
     sliders = explorer.explore(study, "fcn8s", Place(0, 1, 1))
     start = bytes(sliders.picture.value)
     assert start.startswith(b"\x89PNG")

@@ -85,7 +85,7 @@ class Explorer(ipywidgets.VBox):  # type: ignore[misc]
         """Puts the sliders' selection into the picture."""
         scene, row, column, factor = (slider.value for slider in self.sliders.values())
         rows = score_rows(self.study, self.sweep(scene), Place(scene, row, column))
-        figure, stream = plots.neighbourhood(rows, factor), io.BytesIO()
+        figure, stream = plots.patch_scores(rows, factor), io.BytesIO()
         figure.savefig(stream, dpi=100, metadata={"Software": None})
         plt.close(figure)
         self.picture.value = stream.getvalue()

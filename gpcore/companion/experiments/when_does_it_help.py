@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gpcore import metrics
 from gpcore.adapt import augmented
 from gpcore.companion.measure import tally
-from gpcore.companion.report.tables import points
+from gpcore.companion.report.tables import signed
 from gpcore.companion.studies.study import Study
 from gpcore.perturb import guide
 
@@ -145,7 +145,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
         ("–" if not p else "undecided" if low * high <= 0 else "as predicted" if p * low > 0 else "the other way")
         for p, low, high in rows[["predicted", *CHANGE[1:]]].itertuples(index=False)
     ]
-    gains, beside = ([points(*row) for row in rows[each].itertuples(index=False)] for each in (GAIN, CHANGE))
+    gains, beside = (signed(rows[columns]) for columns in (GAIN, CHANGE))
     columns = {
         "intervention": rows["intervention"],
         "gain [95 %]": gains,
