@@ -79,9 +79,7 @@ def operations(study: Study, name: str) -> pd.DataFrame:
     for one batch of the study's."""
     rows = []
     for place, task in _tasks(study, name).items():
-        with FlopCounterMode(display=False) as flops:
-            task()
-        with PeakMemory() as memory:
+        with FlopCounterMode(display=False) as flops, PeakMemory() as memory:
             task()
         rows.append((place, flops.get_total_flops() / 1e9, memory.peak / 1e6))
     return pd.DataFrame(rows, columns=["place", "gflop", "megabytes"])

@@ -113,8 +113,10 @@ def statement(identity: str) -> dict[str, str]:
 
 def rounded(numbers: Numbers) -> Numbers:
     """The numbers to three digits, as they are printed."""
-    three = {name: [float(f"{x:.3g}") for x in (n if isinstance(n, Interval) else [n])] for name, n in numbers.items()}
-    return {name: parts[0] if len(parts) == 1 else Interval(*parts) for name, parts in three.items()}
+    return {
+        name: Interval(*(float(f"{part:.3g}") for part in n)) if isinstance(n, Interval) else float(f"{n:.3g}")
+        for name, n in numbers.items()
+    }
 
 
 def named(numbers: Numbers) -> dict[str, float]:

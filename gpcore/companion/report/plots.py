@@ -16,6 +16,7 @@ from gpcore.companion.report.panels import CHANGES, COLUMN, OKABE_ITO, PAGE
 from gpcore.companion.report.tables import NAMES, PUBLISHED
 
 MARKERS = "osD^v"
+PUBLISHED_LOOK: dict[str, Any] = {"color": OKABE_ITO[1], "mfc": "none", "label": "published (VOC 2012)"}
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
@@ -25,19 +26,13 @@ def _bars(axes: Axes, rows: pd.DataFrame, x: str, y: str, along: str, **look: An
     axes.errorbar(rows[x], rows[y], **{f"{along}err": reach, "fmt": "o", **look})
 
 
-def _beside(axes: Axes, ours: pd.DataFrame, published: pd.DataFrame, x: str, y: str, along: str) -> None:
-    """Ours with their bars and the published points, the legend above."""
-    _bars(axes, ours, x, y, along, capsize=3, label="ours, 95 % over images")
-    axes.plot(published[x], published[y], "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
-
-
 def network_gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """mIoU gain of every network with its interval, beside the published gains."""
     figure, axes = plt.subplots(figsize=(COLUMN, 1.2 + 0.3 * len(rows)), layout="constrained")
     y = np.arange(len(rows))
+    _bars(axes, rows.assign(place=y), "gain", "place", "x", capsize=3, label="ours, 95 % over images")
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED))
-    given["gain"] = given["guided"] - given["base"]
-    _beside(axes, rows.assign(place=y), given.assign(place=y), "gain", "place", "x")
+    axes.plot(given["guided"] - given["base"], y, "D", **PUBLISHED_LOOK)
     axes.axvline(0, color="black", linewidth=0.8)
     names = rows["network"].map(NAMES)
     axes.set(yticks=y, yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlabel="gain (mIoU points)")
@@ -82,7 +77,8 @@ def points(rows: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
 def trade(rows: pd.DataFrame, published: pd.DataFrame, *, x: str, y: str, label: str) -> Figure:
     """Ours with intervals (columns low, high) and the published points in the plane of x and y, each one named."""
     figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6), layout="constrained")
-    _beside(axes, rows, published, x, y, "y")
+    _bars(axes, rows, x, y, "y", capsize=3, label="ours, 95 % over images")
+    axes.plot(published[x], published[y], "D", **PUBLISHED_LOOK)
     for part, offset in ((rows, (4, 3)), (published, (5, -8))):
         for name, *place in part[[label, x, y]].itertuples(index=False):
             axes.annotate(name, tuple(place), offset, textcoords="offset points", fontsize=7)
@@ -109,9 +105,10 @@ def strategies(rows: pd.DataFrame, *, base: float) -> Figure:
 
 def heatmap(rows: pd.DataFrame, *, x: str, y: str, value: str) -> Figure:
     """A grid of gains, blue above and red below zero, a star where the interval (columns low, high) excludes zero."""
-    wide = rows.pivot(index=y, columns=x, values=value).reindex(rows[y].unique(), columns=rows[x].unique())
-    clear = rows.assign(star=np.where(rows["low"] * rows["high"] > 0, "*", "")).pivot(index=y, columns=x, values="star")
-    text = (wide.round(1) + 0.0).map("{:+.1f}".format) + clear.reindex_like(wide)  # no -0.0
+    stars = np.where(rows["low"] * rows["high"] > 0, "*", "")
+    text = (rows[value].round(1) + 0.0).map("{:+.1f}".format) + stars  # no -0.0
+    placed = rows.assign(text=text).pivot(index=y, columns=x).reindex(rows[y].unique())
+    wide, text = (placed[column][rows[x].unique()] for column in (value, "text"))
     figure, axes = plt.subplots(figsize=(PAGE, 0.8 + 0.26 * len(wide)), layout="constrained")
     largest = wide.abs().to_numpy().max()
     limit = min(10.0, largest)
