@@ -1,9 +1,9 @@
 """What a computation costs: floating-point operations, bytes of tensors alive at one time, milliseconds."""
 
 import functools
-import time
 import weakref
 from collections.abc import Callable, Mapping
+from timeit import timeit
 from typing import Any
 
 import pandas as pd
@@ -88,13 +88,6 @@ def operations(study: Study, name: str) -> pd.DataFrame:
 def timing(study: Study, name: str, *, repeats: int = 9) -> pd.DataFrame:
     """Milliseconds of the same, medians over rounds in which every place has its turn; torch's current threads."""
     tasks = _tasks(study, name)
-    rounds = []
-    for _ in range(repeats + 1):
-        times = {}
-        for place, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            times[place] = 1000 * (time.perf_counter() - start)
-        rounds.append(times)
+    rounds = [{place: 1000 * timeit(task, number=1) for place, task in tasks.items()} for _ in range(repeats + 1)]
     median = pd.DataFrame(rounds[1:]).median()  # the first round warms up
     return median.rename_axis("place").rename("milliseconds").reset_index()

@@ -105,10 +105,9 @@ def strategies(rows: pd.DataFrame, *, base: float) -> Figure:
 
 def heatmap(rows: pd.DataFrame, *, x: str, y: str, value: str) -> Figure:
     """A grid of gains, blue above and red below zero, a star where the interval (columns low, high) excludes zero."""
-    stars = np.where(rows["low"] * rows["high"] > 0, "*", "")
-    text = (rows[value].round(1) + 0.0).map("{:+.1f}".format) + stars  # no -0.0
-    placed = rows.assign(text=text).pivot(index=y, columns=x).reindex(rows[y].unique())
-    wide, text = (placed[column][rows[x].unique()] for column in (value, "text"))
+    wide = rows.pivot(index=y, columns=x, values=value).reindex(rows[y].unique(), columns=rows[x].unique())
+    clear = rows.assign(star=np.where(rows["low"] * rows["high"] > 0, "*", "")).pivot(index=y, columns=x, values="star")
+    text = (wide.round(1) + 0.0).map("{:+.1f}".format) + clear.reindex_like(wide)  # no -0.0
     figure, axes = plt.subplots(figsize=(PAGE, 0.8 + 0.26 * len(wide)), layout="constrained")
     largest = wide.abs().to_numpy().max()
     limit = min(10.0, largest)
