@@ -20,10 +20,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def named(self, name: str) -> dict[str, float]:
-        """For the ledger: {name: value, name_low: low, name_high: high}."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-
 
 class McNemar(NamedTuple):
     """Pictures that only the second of two classifiers gets right, only the first, and the exact two-sided p."""

@@ -34,7 +34,7 @@ def errorbars(container, axis):
 def test_gains_stand_beside_the_published_ones():
     rows = pd.DataFrame({"network": ["unet", "deeplab"], "gain": [1.0, -0.5], "low": [0.5, -1.0], "high": [2.0, 0.25]})
     published = pd.DataFrame({"network": ["DeepLab-VGG16", "FCN-8s"], "base": [60.0, 1.0], "guided": [62.5, 9.0]})
-    (axes,) = plots.gains(rows, published).axes
+    (axes,) = plots.network_gains(rows, published).axes
     assert errorbars(axes.containers[0], 0) == ([[1.0, 0], [-0.5, 1]], [[0.5, 2.0], [-1.0, 0.25]])
     given = axes.lines[[line.get_marker() for line in axes.lines].index("D")]
     assert [str(x) for x in given.get_xdata()] == ["nan", "2.5"] and given.get_ydata().tolist() == [0, 1]
@@ -53,9 +53,8 @@ def test_lines_have_their_bands_and_their_reference():
     assert not plain.collections and not [line for line in plain.lines if line.get_linestyle() == "--"]
 
 
-def test_intervals_over_categories():
-    rows = ROWS.rename(columns={"gain": "mean"}).iloc[:2]
-    (axes,) = plots.intervals(rows, x="variant", label="gain").axes
+def test_means_over_categories():
+    (axes,) = plots.means(ROWS.iloc[:2], x="variant", y="gain", label="gain").axes
     assert errorbars(axes.containers[0], 1) == ([[0, 0.5], [1, -0.25]], [[0.25, 1.0], [-1.0, 0.0]])
     assert axes.get_ylabel() == "gain" and axes.lines[-1].get_ydata() == [0, 0]
 
@@ -129,7 +128,7 @@ def test_toy_bars_carry_their_numbers():
     assert [bar.get_height() for bar in onehot.patches] == [0, 0.2]
 
 
-def test_table_writes_every_gain_and_stars_the_clear_ones():
+def test_heatmap_writes_every_gain_and_stars_the_clear_ones():
     rows = pd.DataFrame(
         {
             "condition": ["clean", "clean", "fog 2", "fog 2"],
@@ -139,7 +138,7 @@ def test_table_writes_every_gain_and_stars_the_clear_ones():
             "high": [0.4, -10.0, 0.1, 2.0],
         }
     )
-    axes, bar = plots.table(rows, x="condition", y="method", value="gain").axes
+    axes, bar = plots.heatmap(rows, x="condition", y="method", value="gain").axes
     assert [text.get_text() for text in axes.texts] == ["+0.2*", "+0.0", "-12.0*", "+1.0"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["step", "flips"]
     assert axes.collections[0].get_clim() == (-10, 10)  # beyond it the colour bar ends in arrows
@@ -190,7 +189,7 @@ def test_verdicts_have_a_line_per_claim_and_a_cell_per_study():
         ("camvid", "GP-02", "b", "undecided"),
     ]
     rows = pd.DataFrame([*cells, ("camvid", "GP-01", "a", "not run")], columns=["study", "id", "claim", "verdict"])
-    (axes,) = plots.verdicts(rows).axes
+    (axes,) = plots.verdict_cells(rows).axes
     found = [(text.get_text(), text.get_position()) for text in axes.texts]
     expected = [("✓ holds", (0.5, 0.5)), ("✗ fails", (0.5, 1.5)), ("? undecided", (1.5, 1.5)), ("not run", (1.5, 0.5))]
     assert found == expected

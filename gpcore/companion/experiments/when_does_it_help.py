@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gpcore import metrics
 from gpcore.companion import measure
 from gpcore.companion.measure import count_pixels
-from gpcore.companion.report.tables import points
+from gpcore.companion.report.tables import signed
 from gpcore.companion.studies import Study
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
@@ -150,7 +150,7 @@ def effects(
 def effects_table(rows: pd.DataFrame) -> pd.DataFrame:
     """`effects` for display: the gain, its change beside the plain step's, and whether that went as predicted."""
     table = rows.set_index("intervention")
-    gain, change = ([points(*row) for row in table[each].itertuples(index=False)] for each in (GAIN, CHANGE))
+    gain, change = (signed(table[each]) for each in (GAIN, CHANGE))
     went = [
         ("–" if not p else "undecided" if low * high <= 0 else "as predicted" if p * low > 0 else "the other way")
         for p, low, high in table[["predicted", *CHANGE[1:]]].itertuples(index=False)
