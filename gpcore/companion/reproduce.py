@@ -58,8 +58,8 @@ def reproduce(
     `parameters` replace values of the cells tagged "parameters". `record` writes fresh outputs back into the notebooks
     themselves and the seconds of each into figures/STUDY/runs.csv. A notebook that fails, or takes more than `timeout`
     seconds, stops no other and leaves its earlier figures as they were. An interrupt ends all.
-    Raises ValueError: before anything runs, for an unknown study, notebook or parameter, or for what is no study of
-    committed outputs to record; while another run owns a folder.
+    Raises ValueError, before anything runs: an unknown study, notebook or parameter; a record of another study than the
+    committed one or of other parameters than the notebooks' own; a folder that another run owns.
     """
     import papermill  # late: the command's --help need not wait for it
 
