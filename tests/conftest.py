@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Study
-from gpcore.networks import fcn_small
+from gpcore.companion.studies import DIGITS, Study
+from gpcore.networks.fcn import fcn_small
 
 EPSILON = 0.02
 CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpcore import paths
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 ALONE = "network alone"
@@ -70,7 +70,7 @@ def relative(tasks: Mapping[str, Callable[[Tensor], object]], images: Tensor) ->
     spent = {}
     for name, task in tasks.items():
         with FlopCounterMode(display=False) as flops, torch.no_grad():
-            task(images)
+            task(images.clone())  # which no earlier task has seen, in case one remembers
         spent[name] = flops.get_total_flops()
     first = next(iter(spent.values()))
     return pd.Series({name: count / first for name, count in spent.items()})

@@ -67,7 +67,8 @@ def reproduce(
     """
     from gpcore.companion import studies  # late: the command's --help need not wait for torch
 
-    studies.study(study)
+    if study not in (known := studies.suited()):
+        raise ValueError(f"study: got {study!r}, expected one of {', '.join(known)}")
     for name, number in (("jobs", jobs), ("timeout", timeout)):
         if number < 1:
             raise ValueError(f"{name}: got {number}, expected at least 1")
@@ -149,10 +150,12 @@ def owned(folder: Path) -> Iterator[int]:
 
 
 def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[Path]:
-    """The notebooks of a folder that run on `study`, in order: all whose metadata name no others.
+    """The notebooks of a folder that run on `study`, in order: all of whose `needs`, in their metadata, it has.
 
     `only` keeps some, by number ("3", "03") or name ("03_title", "title").
     """
+    from gpcore.companion import studies  # late, as above
+
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not every:
         raise ValueError(f"notebooks: no NN_name.ipynb in {folder}")
@@ -166,9 +169,10 @@ def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[P
     meant = {}
     for path in sorted(chosen or every):
         try:
-            meant[path] = nbformat.read(path, as_version=4).metadata.get("studies", [study])
+            needs = nbformat.read(path, as_version=4).metadata.get("needs", ())
         except Exception as error:  # nbformat has many, and none names the file
             raise ValueError(f"{path}: not a notebook ({type(error).__name__}: {error})") from error
+        meant[path] = studies.suited(needs)
         if path in chosen and study not in meant[path]:
             raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
     return [path for path in meant if study in meant[path]]

@@ -20,11 +20,10 @@ from tqdm.auto import tqdm
 from gpcore import denoise, paths
 from gpcore.attacks import pgd
 from gpcore.checks import expect
-from gpcore.companion import tuning, weights
-from gpcore.companion.experiments import dae_table
-from gpcore.companion.studies import STUDIES, study
-from gpcore.companion.studies.study import Attack, Data, Recipe, Study
-from gpcore.networks import CRFRNN, load_imagenet_vgg16
+from gpcore.companion import studies, tuning, weights
+from gpcore.companion.studies import Attack, Data, Recipe, Study
+from gpcore.networks.crfrnn import CRFRNN
+from gpcore.networks.vgg import load_imagenet_vgg16
 
 Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
 
@@ -36,6 +35,12 @@ def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
     frequency = torch.tensor(recipe.frequencies) / sum(recipe.frequencies)
     weight = frequency**-recipe.balance
     return (weight / (frequency * weight).sum()).to(device)
+
+
+def supervised(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The logits that the loss is put on: of all its heads where a network says by `supervised` that it has several."""
+    heads = getattr(network, "supervised", None)
+    return heads(images) if heads else [network(images)]
 
 
 def segmentation_loss(outputs: list[Tensor], labels: Tensor, weight: Tensor | None, void: int) -> Tensor:
@@ -158,15 +163,15 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     sharing = [name for name, network in networks.items() if network.store == store]
     planned = networks[sharing[-1]]
     torch.manual_seed(seed)
-    network: Any = planned.build(len(chosen.classes))
+    network = planned.build(len(chosen.classes))
     started = start(network, planned.start, chosen, seed)
-    name = chosen.weights(sharing[-1], seed)
+    name = chosen.stored_as(sharing[-1], seed)
     checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     weight = class_weights(planned.recipe, device)
 
     def objective(images: Tensor, labels: Tensor) -> Tensor:
         fed = adversarial(network, images, labels, planned.recipe.attack, chosen.void)
-        return segmentation_loss(network.supervised(fed), labels, weight, chosen.void)
+        return segmentation_loss(supervised(network, fed), labels, weight, chosen.void)
 
     trained, history = fit(
         network,
@@ -199,7 +204,7 @@ def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") 
         logits = module(given + refiner.sigma * torch.randn_like(given), h)
         return denoise.reconstruction_loss(logits, labels, chosen.void, weight)
 
-    stored = chosen.weights(name, seed)
+    stored = chosen.stored_as(name, seed)
     checkpoint = paths.DATA / "checkpoints" / f"{stored.replace('/', '-')}.pt"
     facts = {field: getattr(refiner, field) for field in ("network", "at", "images", "sigma", "truth")}
     trained, history = fit(
@@ -214,7 +219,7 @@ def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") 
     )
     info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(refiner.recipe), "loss": history}
     weights.save(stored, trained.cpu().state_dict(), info | {"refiner": facts}, half=True)
-    weights.update(stored, networks={name: dae_table.tune(chosen, name)})
+    weights.update(stored, networks={name: tuning.tune_refiner(chosen, name)})
     checkpoint.unlink()
 
 
@@ -277,18 +282,19 @@ def imagenet_features() -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=study, help=", ".join(STUDIES))
+    parser.add_argument("study", choices=studies.STUDIES)
     parser.add_argument("--only", nargs="+", metavar="STORE", help="fcn deeplab ...; default: all, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    stores = dict.fromkeys(each.store for each in (*args.study.networks.values(), *args.study.robust.values()))
-    known = [*stores, *args.study.refiners]
+    chosen = studies.get(args.study)
+    stores = dict.fromkeys(each.store for each in (*chosen.networks.values(), *chosen.robust.values()))
+    known = [*stores, *chosen.refiners]
     for store in args.only or known:
         if store not in known:
             parser.error(f"--only: got {store!r}, expected some of {', '.join(known)}")
         fitting = train if store in stores else train_refiner
-        fitting(args.study, store, args.seed, args.device)
+        fitting(chosen, store, args.seed, args.device)
 
 
 if __name__ == "__main__":

@@ -78,10 +78,6 @@ class Trunk(nn.Module):
             after.append(x)
         return before, after
 
-    def supervised(self, images: Tensor) -> list[Tensor]:
-        """Logits B x K x H x W of every output that training supervises."""
-        return [self(images)]
-
 
 def cropped(x: Tensor, like: Tensor) -> Tensor:
     """The upper left of x, of the height and width of `like`: what upsampling has made larger, rounded up by pools."""

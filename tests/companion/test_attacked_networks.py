@@ -9,7 +9,8 @@ from torch import nn
 
 from gpcore import metrics
 from gpcore.companion.experiments import attacked_networks
-from gpcore.networks import fcn_small, unet_small
+from gpcore.networks.fcn import fcn_small
+from gpcore.networks.unet import unet_small
 
 
 def test_counts_pair_every_attack_with_every_answer(study):

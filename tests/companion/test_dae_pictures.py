@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from gpcore.companion.experiments import dae_pictures
+from gpcore.companion.report import tables
 from gpcore.companion.studies import DIGITS
 
 # of 100 pixels, how many are right before and after, and what the region then counts as
@@ -34,14 +35,16 @@ def scene():
 def test_regions_by_hand():
     truth, before, after = scene()
     expected = {kind: sum(kind in kinds for kinds in SQUARES.values()) for kind in ("absent", "recovered", "lost")}
-    assert dae_pictures.count(before, after, truth, 255) == expected == {"absent": 3, "recovered": 1, "lost": 1}
+    assert (
+        dae_pictures.region_changes(before, after, truth, 255) == expected == {"absent": 3, "recovered": 1, "lost": 1}
+    )
 
 
 @pytest.mark.parametrize(("pixels", "absent"), [(50, 1), (49, 0)])
 def test_small_regions_do_not_count(pixels, absent):
     truth = torch.cat([torch.ones(pixels), torch.full((30,), 255)]).long()[None]
     nothing = torch.zeros_like(truth)
-    assert dae_pictures.count(nothing, nothing, truth, 255) == {"absent": absent, "recovered": 0, "lost": 0}
+    assert dae_pictures.region_changes(nothing, nothing, truth, 255) == {"absent": absent, "recovered": 0, "lost": 0}
 
 
 def test_rows_count_every_image_under_every_method_but_the_first():
@@ -51,9 +54,9 @@ def test_rows_count_every_image_under_every_method_but_the_first():
     data = [(torch.stack(each).float(), truth) for each in maps]
     study = dataclasses.replace(DIGITS, dataset=lambda split: data, images={"test": 3}, batch=2)
     methods = {name: lambda x, i=i: one_hot(x[:, i].long(), 3).movedim(-1, 1) for i, name in enumerate("abc")}
-    found = dae_pictures.rows(study, methods, "test").to_dict("records")
+    found = dae_pictures.region_rows(study, methods, "test").to_dict("records")
     assert found == [
-        {"image": i, "method": method, **dae_pictures.count(each[0], each[k], truth, 255)}
+        {"image": i, "method": method, **dae_pictures.region_changes(each[0], each[k], truth, 255)}
         for i, each in enumerate(maps)
         for k, method in ((1, "b"), (2, "c"))
     ]
@@ -61,6 +64,6 @@ def test_rows_count_every_image_under_every_method_but_the_first():
 
 def test_more_recovered_is_counted_per_hundred_images():
     rows = pd.DataFrame({"image": [0, 0, 1, 1], "method": ["a", "b"] * 2, "recovered": [2, 0, 1, 2]})
-    found = dae_pictures.more_recovered(rows, "a", "b")
+    found = tables.margin(rows, "recovered", "a", "b", scale=100)
     assert found.value == pytest.approx(50)  # two more in the first image, one fewer in the second
     assert (found.low, found.high) == (-100, 200)

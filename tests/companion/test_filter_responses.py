@@ -7,7 +7,7 @@ import torch
 from conftest import EPSILON
 
 from gpcore.companion.experiments import filter_responses
-from gpcore.companion.studies.study import POOLS
+from gpcore.companion.studies import POOLS
 
 
 def test_rows_are_relative_changes_of_what_hooks_see(study, monkeypatch):

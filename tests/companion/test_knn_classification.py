@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,10 +10,9 @@ from scipy.spatial.distance import cdist
 from torch import nn
 
 from gpcore import paths
-from gpcore.companion import studies, weights
+from gpcore.companion import measure, studies, tuning, weights
 from gpcore.companion.experiments import knn_classification
-from gpcore.companion.studies.study import Study
-from gpcore.perturb import guide
+from gpcore.companion.studies import Study
 
 SIZES, LAYERS = {"train": 60, "val": 30, "test": 30}, ("conv", "hidden", "score")
 
@@ -91,77 +89,10 @@ def tiny(monkeypatch):
     )  # fmt: skip
 
 
-def test_nearest_is_brute_force_with_the_nearest_first():
-    generator = torch.Generator().manual_seed(1)
-    memory, queries = (torch.randn(n, 7, generator=generator) for n in (300, 40))
-    expected = cdist(queries.double(), memory.double()).argsort(1)[:, :10]
-    assert np.array_equal(knn_classification.nearest(memory, queries, 10), expected)
-    assert torch.equal(knn_classification.nearest(memory, memory[:20], 1)[:, 0], torch.arange(20))
-
-
-def test_shares_and_vote_by_hand():
-    classes = torch.tensor([[2, 0, 0], [1, 2, 0], [3, 3, 3]])
-    third = 1 / 3
-    expected = [[2 * third, 0, third, 0], [third, third, third, 0], [0, 0, 0, 1]]
-    torch.testing.assert_close(knn_classification.shares(classes, 4), torch.tensor(expected))
-    assert knn_classification.vote(classes, 4).tolist() == [0, 1, 3]  # of three with one vote each, the nearest
-    assert knn_classification.vote(torch.tensor([[1, 0, 0, 1]]), 4).tolist() == [1]  # two each: the nearest's
-
-
-def test_interpolation_by_hand():
-    logits = torch.tensor([[0.0, torch.tensor(3.0).log().item()]])  # softmax 1/4, 3/4
-    mixed = knn_classification.interpolated(logits, torch.tensor([[1.0, 0.0]]), 0.4)
-    torch.testing.assert_close(mixed, torch.tensor([[0.6 * 0.25 + 0.4, 0.6 * 0.75]]))
-
-
-def test_guided_runs_what_occurs_twice_once_and_equals_guide(network):
-    generator = torch.Generator().manual_seed(2)
-    pictures = torch.rand(9, 1, 8, 8, generator=generator)
-    classes = torch.randint(5, (3, 9, 4), generator=generator)
-    labels = torch.stack([knn_classification.shares(each, 5) for each in classes])
-    labels[2] = labels[0]
-    seen = []
-    handle = network[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    found = knn_classification.guided(network, pictures, labels, (0.05, -0.2))
-    handle.remove()
-    different = {(i, *sorted(row)) for each in classes[:2].tolist() for i, row in enumerate(each)}
-    assert seen[0] == len(different) < 27
-    assert found.shape == (2, 3, 9)
-    for e, epsilon in enumerate((0.05, -0.2)):
-        for s, label in enumerate(labels):
-            expected = guide(network, pictures, epsilon, labels=label).after.argmax(1)
-            assert torch.equal(found[e, s], expected)
-    assert (found[0] != found[1]).any()
-
-
-def test_the_gradient_for_an_averaged_label_is_the_average_of_gradients(network):
-    generator = torch.Generator().manual_seed(3)
-    pictures = torch.rand(6, 1, 8, 8, generator=generator)
-    classes = torch.randint(5, (6, 3), generator=generator)
-    each = torch.stack([guide(network, pictures, 0.0, labels=column).signal for column in classes.unbind(1)])
-    together = guide(network, pictures, 0.0, labels=knn_classification.shares(classes, 5)).signal
-    torch.testing.assert_close(each.mean(0), together, atol=1e-7, rtol=1e-5)
-
-
-def test_averaged_signs_are_added_as_they_are(network):
-    """Where two of three neighbours agree a pixel moves by a third of epsilon."""
-    generator = torch.Generator().manual_seed(3)
-    pictures = torch.rand(6, 1, 8, 8, generator=generator)
-    classes = torch.randint(5, (6, 3), generator=generator)
-    seen = []
-    handle = network[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    found = knn_classification.guided_by_signs(network, pictures, classes, 0.3)
-    handle.remove()
-    moved = pictures + 0.3 * torch.stack([downhill(network, pictures, c).sign() for c in classes.unbind(1)]).mean(0)
-    torch.testing.assert_close(seen[-1], moved)
-    assert torch.equal(found, network(moved).argmax(1))
-    assert {round(10 * size, 3) for size in (moved - pictures).abs().unique().tolist()} == {1, 3}
-
-
-def test_measure_is_the_network_on_every_picture():
+def test_classify_is_the_network_on_every_picture():
     study = dataclasses.replace(studies.HANDWRITING, images={"val": 60}, batch=25)
     network = study.network("classifier")
-    found = knn_classification.measure(study, "classifier", "val", ["pool1", "relu3"])
+    found = measure.classify(study, "classifier", "val", ["pool1", "relu3"])
     x, y = zip(*study.data("val"), strict=True)
     pictures, classes = torch.stack(x), torch.stack(y)
     assert torch.equal(found.pictures, pictures)
@@ -172,9 +103,9 @@ def test_measure_is_the_network_on_every_picture():
     torch.testing.assert_close(found.features["relu3"], hidden)
 
 
-def test_choose_takes_the_best_of_validation_pictures(tiny):
+def test_tuning_takes_the_best_of_validation_pictures(tiny):
     """Every method, layer and k by hand; of equals the first."""
-    chosen, hand = knn_classification.choose(tiny, "classifier", counts=(1, 3)), ByHand(tiny, "val")
+    chosen, hand = tuning.tune_classifier(tiny, "classifier", counts=(1, 3)), ByHand(tiny, "val")
     near = {(layer, k): hand.known[hand.near(layer, k)] for layer in LAYERS for k in (1, 3)}
     for method, answer, steps in (
         ("guided", hand.guided, tiny.epsilons),
@@ -228,7 +159,7 @@ def test_every_method_predicts_what_is_computed_by_hand(tiny, monkeypatch):
 def test_committed_weights_score_as_in_the_committed_rows(name, mark):
     if name != "handwriting" and not (paths.DATA / {"mnist": "MNIST"}.get(name, "cifar-10-batches-bin")).exists():
         pytest.skip("the data set is not laid out")
-    test = knn_classification.measure(studies.study(name), "classifier", "test", ())
+    test = measure.classify(studies.get(name), "classifier", "test", ())
     folder = paths.ROOT / "figures" / {"handwriting": "digits"}.get(name, name) / "13_knn_classification"
     committed = pd.read_csv(folder / "test.csv").set_index("method")["accuracy"]["network alone"]
     right = (test.logits.argmax(1) == test.classes).sum().item()
@@ -239,7 +170,7 @@ def test_committed_weights_score_as_in_the_committed_rows(name, mark):
 def test_changed_are_the_corrected_first_then_the_spoilt():
     truth = torch.tensor([0, 1, 2, 3, 4, 5])
     before, after = torch.tensor([0, 9, 9, 3, 9, 5]), torch.tensor([9, 1, 9, 3, 4, 9])
-    measured = knn_classification.Measured(torch.empty(0), truth, torch.empty(0), {})
+    measured = measure.Classified(torch.empty(0), truth, torch.empty(0), {})
     predicted = {knn_classification.ALONE: before, knn_classification.GUIDED: after}
     tested = knn_classification.Tested(measured, predicted, torch.empty(0), torch.empty(0))
     assert knn_classification.changed(tested, 3) == [1, 4, 0]
@@ -259,16 +190,16 @@ def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatc
     pictures = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = knn_classification.shares(torch.arange(4)[:, None].expand(4, 3), 5)
     truth = torch.arange(4)
-    test = knn_classification.Measured(pictures, truth, torch.empty(0), {})
+    test = measure.Classified(pictures, truth, torch.empty(0), {})
     predicted = {knn_classification.ALONE: truth + 1, knn_classification.GUIDED: truth}
     tested = knn_classification.Tested(
         test, predicted, labels, torch.stack([pictures, pictures.flip(0), pictures[[1] * 4]], 1)
     )
-    shown = knn_classification.panels(studies.HANDWRITING, "classifier", tested, [2, 0])
+    shown = knn_classification.neighbour_panels(studies.HANDWRITING, "classifier", tested, [2, 0])
     assert [[p.title for p in row][:3] for row in shown] == [
         ["a 2, taken for 3", "step", "now for 2"], ["a 0, taken for 1", "step", "now for 0"],
     ]  # fmt: skip
-    (steps,) = knn_classification.panels(studies.CIFAR10, "classifier", tested, [2, 0])
+    (steps,) = knn_classification.neighbour_panels(studies.CIFAR10, "classifier", tested, [2, 0])
     assert [p.title for p in steps] == ["bird: cat → bird", "airplane: automobile → airplane"]
     for i, row, step in zip((2, 0), shown, steps, strict=True):
         signs = downhill(network, pictures[i : i + 1], labels[i].argmax()[None])[0].sign()
@@ -278,7 +209,5 @@ def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatc
         images = [pictures[i], pictures[i] + 0.1 * signs, *pictures[[i, 3 - i, 1]]]
         for panel, image in zip([row[0], *row[2:]], images, strict=True):
             torch.testing.assert_close(panel.data, image.expand(3, -1, -1))
-    assert [len(row) for row in knn_classification.panels(studies.CIFAR10, "classifier", tested, [0, 1, 2, 3])] == [
-        3,
-        1,
-    ]
+    steps = knn_classification.neighbour_panels(studies.CIFAR10, "classifier", tested, [0, 1, 2, 3])
+    assert [len(row) for row in steps] == [3, 1]

@@ -11,9 +11,8 @@ from gpcore import guide
 from gpcore.companion.experiments import explorer, local_patch
 from gpcore.companion.experiments.local_patch import Place
 from gpcore.companion.report import panels, plots
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Study
-from gpcore.networks import fcn_small
+from gpcore.companion.studies import DIGITS, Study
+from gpcore.networks.fcn import fcn_small
 
 EPSILON = 0.05
 

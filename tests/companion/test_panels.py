@@ -6,10 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import EPSILON
 
 from gpcore.companion.report import panels
 from gpcore.companion.report.panels import CHANGES, Panel
 from gpcore.companion.studies import CAMVID, DIGITS
+from gpcore.perturb import guide
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +119,40 @@ def test_the_pipeline_runs_down_from_side_to_side():
     assert "Step 3: predict again  (ε = 0.02)" in texts
     ends = [artist._posA_posB for artist in figure.artists if hasattr(artist, "_posA_posB")]
     assert [end[0] > start[0] for start, end in ends if start[1] == end[1]] == [True, False, True]
+
+
+def test_panels_of_changes(study):
+    rows = panels.change_panels(study, "fcn8s", [1, 2])
+    titles = ["image", "truth", "prediction", "after one step", "changes"]
+    assert [[panel.title for panel in row] for row in rows] == [titles, [""] * 5]
+    for row, (x, y) in zip(rows, map(study.scene, (1, 2)), strict=True):
+        guided = guide(study.network("fcn8s"), x, EPSILON)
+        before, after = (z[0].argmax(0) for z in guided.trajectory)
+        expected = [x[0], y[0], before, after, panels.change_map(before, after, y[0], 255)]
+        assert all(torch.equal(panel.data, data) for panel, data in zip(row, expected, strict=True))
+    assert [panel.kind for panel in rows[0]] == ["image", "labels", "labels", "labels", "changes"]
+    (hidden,) = panels.change_panels(dataclasses.replace(study, photographs=False), "fcn8s", [1], 10 * EPSILON)
+    assert [panel.title for panel in hidden] == titles[2:]
+    assert torch.equal(
+        hidden[1].data, guide(study.network("fcn8s"), study.scene(1)[0], 10 * EPSILON).after[0].argmax(0)
+    )
+
+
+def test_predictions_show_the_truth_only_where_it_is_ours(study):
+    network = study.network("fcn8s")
+    answers = {"alone": network, "flipped": lambda x: network(x).flip(1), "third": lambda x: -network(x)}
+
+    def shown(chosen, scenes):
+        return panels.prediction_panels(
+            chosen, scenes, answers, lambda x, y: (answer(x) for answer in answers.values())
+        )
+
+    first, second = shown(study, [0, 1])
+    assert [panel.title for panel in first] == ["truth", "alone", "flipped", "changes", "third", "changes"]
+    assert [panel.title for panel in second] == [""] * 6
+    x, y = study.scene(1)
+    maps = [answer(x)[0].argmax(0) for answer in answers.values()]
+    after = [each for m in maps[1:] for each in (m, panels.change_map(maps[0], m, y[0], 255))]
+    assert all(torch.equal(panel.data, data) for panel, data in zip(second, [y[0], maps[0], *after], strict=True))
+    hidden = dataclasses.replace(study, photographs=False)
+    assert [panel.title for panel in shown(hidden, [0])[0]] == [panel.title for panel in first[1:]]

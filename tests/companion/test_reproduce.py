@@ -519,7 +519,8 @@ def test_the_cell_that_killed_the_kernel_is_named_whether_or_not_its_count_arriv
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["--study", "camvit"], r"study: got 'camvit', expected one of digits, scenes, stages, camvid"),
+        (["--study", "camvit"], r"study: got 'camvit', expected one of digits, camvid, mnist, cifar10"),
+        (["--study", "scenes"], r"study: got 'scenes', expected one of digits, camvid, mnist, cifar10"),
         (["--only", "00", "07"], r"only: got '07', expected a number or name of 00_good, 01_other"),
         (["-p", "image=3"], r"parameter: 00_good.ipynb does not declare 'image'; did you mean images?"),
         (["-p", "scene=3"], r"parameter: 01_other.ipynb does not declare 'scene'; its parameters cell has study"),
@@ -559,7 +560,7 @@ def test_find_by_number_or_name_in_order(tmp_path: Path) -> None:
 
 def test_find_keeps_to_the_notebooks_of_a_study(tmp_path: Path) -> None:
     notebook = nbformat.read(write(tmp_path, "01_knn"), as_version=4)
-    notebook.metadata["studies"] = ["digits", "mnist"]
+    notebook.metadata["needs"] = ["classification", "photographs"]
     nbformat.write(notebook, tmp_path / "01_knn.ipynb")
     write(tmp_path, "00_any")
     assert [path.stem for path in find(tmp_path, (), "mnist")] == ["00_any", "01_knn"]

@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 from gpcore import attacks, metrics, minimal
 from gpcore.companion import measure
 from gpcore.companion.experiments import attacked_networks, robust_networks
-from gpcore.companion.studies import DIGITS, STUDIES
-from gpcore.companion.studies.study import Attack
+from gpcore.companion.studies import DIGITS, STUDIES, Attack
 from gpcore.perturb import guide
 
 EPSILON = 0.03
@@ -49,7 +48,7 @@ def test_every_network_meets_its_own_attack(study):
     tried = {"none": {}, "PGD": {"epsilon": EPSILON, "steps": 2}}
     counts = robust_networks.defence_counts(study, {"A": "fcn8s"}, tried, "test")
     assert [*counts] == [("none", "A"), ("PGD", "A")]
-    assert torch.equal(counts["none", "A"], measure.base_counts(study, "fcn8s", "test"))
+    assert torch.equal(counts["none", "A"], measure.guided_counts(study, "fcn8s", "test")[0][0])
     move = {"PGD": robust_networks.strongest(study.network("fcn8s"), EPSILON, steps=2)}
     again = attacked_networks.attacked_counts(study, move, {"A": study.network("fcn8s")}, "test")
     assert torch.equal(counts["PGD", "A"], again["PGD", "A"])
@@ -143,7 +142,7 @@ def test_alignment_rows_stand_beside_scores(study):
     for x, y in scenes(study):
         values.append(robust_networks.alignment(network, x, y, robust_networks.edges(x)).item())
     assert row["alignment"] == pytest.approx(np.mean(values), abs=1e-5) and row["low"] < row["alignment"] < row["high"]
-    alone = 100 * metrics.miou(measure.base_counts(study, "fcn8s", "test").sum(0)).item()
+    alone = 100 * metrics.miou(measure.guided_counts(study, "fcn8s", "test")[0][0].sum(0)).item()
     assert row["standard"] == pytest.approx(alone) and row["network"] == "A" and row["robust"] != row["standard"]
 
 

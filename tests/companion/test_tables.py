@@ -5,7 +5,6 @@ import torch
 from conftest import iou, pairs
 
 from gpcore import metrics
-from gpcore.companion.measure import toy_rows
 from gpcore.companion.report import record, tables
 
 
@@ -103,6 +102,17 @@ def test_settings_have_a_column_per_number():
     rows = tables.settings({"unet": {"gaussian": (3, 4), "bilateral": (50, 5, 10)}})
     assert rows.to_numpy().tolist() == [["U-Net", 3, 4, 50, 5, 10]]
     assert list(rows)[1:3] == ["gaussian sxy", "gaussian weight"]
+
+
+def toy_rows(printed):
+    """Eq. (5), (l . y)(l - y), from the printed y and l; printed digits are truncated."""
+
+    def total(values):
+        return values.groupby([printed["case"], printed["label"]]).transform("sum")
+
+    y = printed["y"] / total(printed["y"])
+    rows = printed.assign(**{"eq. (5)": total(y * printed["l"]) * (printed["l"] - y)})
+    return rows.assign(match=(rows["eq. (5)"] - rows["signal"]).abs() < 1e-3)
 
 
 def test_toy_numbers_of_figure_9():

@@ -14,10 +14,8 @@ from gpcore import denoise, metrics, paths
 from gpcore.attacks import pgd
 from gpcore.companion import measure, studies, training, tuning, weights
 from gpcore.companion.experiments import dae_table
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Attack, Network, Recipe, Refiner
-from gpcore.networks import crop_classifier, fcn_small
-from gpcore.networks.classifiers import Classifier
+from gpcore.companion.studies import DIGITS, Attack, Network, Recipe, Refiner
+from gpcore.networks.fcn import crop_classifier, fcn_small
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 ATTACK = Attack(epsilon=0.06, step_size=0.03)
@@ -66,7 +64,7 @@ def denoising():
     return dae, lambda: training.crops(kept, RECIPE), objective
 
 
-class Recorded(Classifier):
+class Recorded(nn.Sequential):
     """Two classes per image, or per pixel, from nine channels; remembers what it was trained on."""
 
     def __init__(self, kind, dropout=0.0):
@@ -77,7 +75,7 @@ class Recorded(Classifier):
 
     def supervised(self, images):
         self.fed.append(images.clone())
-        return super().supervised(images)
+        return [self(images)]
 
 
 def toy(kind, count, seed=0):
@@ -225,9 +223,6 @@ class Refining(nn.Module):
     def forward(self, y, h):
         self.given.append((y, h))
         return self.last(y)
-
-    def supervised(self, images):
-        return [self.last(images)]
 
 
 class Plain(Refining):
@@ -686,13 +681,14 @@ def test_half_of_mirrored_items_are_flipped_and_nothing_else():
     assert 20 <= flipped <= 44  # of 64
 
 
-def test_studies_name_what_is_unknown():
-    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
-        studies.study("voc")
-    with pytest.raises(
-        ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
-    ):
-        DIGITS.network("fcn4s")
+@pytest.mark.parametrize("plan", [*DIGITS.networks.values(), *DIGITS.robust.values()], ids=lambda plan: plan.store)
+def test_the_loss_is_put_on_three_heads_of_an_fcn_and_on_the_one_output_of_others(plan):
+    """The last head is what FCN-8s itself returns; the crops' classifier, though built like it, has no such heads."""
+    network, images = plan.build(11).eval(), torch.rand(2, 3, 64, 96)
+    heads = training.supervised(network, images)
+    fcns = {"fcn", "rb", "at-small", "at-large", "at-tuned"}
+    assert len(heads) == ({32: 1, 16: 2, 8: 3}[network.stride] if plan.store in fcns else 1)
+    assert torch.equal(heads[-1], network(images))
 
 
 def test_subsets_are_evenly_spaced():
@@ -733,13 +729,15 @@ def test_committed_weights_score_as_recorded():
     found = {}
     robust = {name: network for name, network in DIGITS.robust.items() if not network.dataset}
     for name, network in {**DIGITS.networks, **robust}.items():
-        found[name] = 100 * metrics.miou(measure.base_counts(DIGITS, name, "val").sum(0)).item()
-        entry = weights.info(DIGITS.weights(name))
+        found[name] = (
+            100 * metrics.miou(measure.answer_counts(DIGITS, {name: DIGITS.network(name)}, "val")[name].sum(0)).item()
+        )
+        entry = weights.info(DIGITS.stored_as(name))
         assert found[name] == pytest.approx(entry["networks"][name]["val"], abs=0.05)
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(network.recipe)))
     assert found["fcn32s"] < found["fcn16s"] < found["fcn8s"]
     assert found["fcn8s"] > 75
-    entry = weights.info(DIGITS.weights("backbone"))
+    entry = weights.info(DIGITS.stored_as("backbone"))
     assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(DIGITS.robust["backbone"].recipe)))
 
 
@@ -794,7 +792,7 @@ def test_imagenet_features_come_from_the_folder_or_the_net(monkeypatch, tmp_path
 def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
     found, chosen = [], toys(RECIPE)
     chosen = dataclasses.replace(chosen, robust={"at-1": dataclasses.replace(chosen.networks["toy"], store="at")})
-    monkeypatch.setattr(training, "study", {"toys": chosen}.__getitem__)
+    monkeypatch.setitem(studies.STUDIES, "toys", chosen)
     for kind, name in (("network", "train"), ("refiner", "train_refiner")):
         monkeypatch.setattr(training, name, lambda *args, kind=kind: found.append((kind, *args)))
     monkeypatch.setattr("sys.argv", ["training", "toys", *words.split()])

@@ -6,7 +6,6 @@ import torch
 from conftest import iou, pairs
 
 from gpcore.companion import measure, tuning
-from gpcore.companion.experiments import knn_classification
 from gpcore.companion.studies import DIGITS, HANDWRITING
 
 
@@ -16,7 +15,7 @@ def test_epsilon_is_the_best_on_validation(monkeypatch):
 
     def counts(study, name, split, epsilons, **options):
         assert (name, split) == ("fcn8s", "val")
-        assert options == {"at": None, "signal": "ce", "count": None, "seed": 1}
+        assert options == {"seed": 1}
         return torch.stack([pairs(hits[e]) for e in epsilons])
 
     monkeypatch.setattr(measure, "sweep_counts", counts)
@@ -47,9 +46,9 @@ def test_every_layer_and_the_entropy_have_an_epsilon_of_their_own(monkeypatch):
     }
     assert asked == [
         ("fcn8s", 0.1, 0.2, {"seed": 0}),
-        ("fcn8s", 0.1, 0.2, {"signal": "entropy", "count": 4}),
-        ("fcn8s", 0.0013, 0.0038, 0.013, 0.038, {"at": "pool1", "count": 4}),
-        ("fcn8s", 0.01, 0.03, 0.1, 0.3, {"at": "pool3", "count": 4}),
+        ("fcn8s", 0.1, 0.2, {"signal": "entropy", "images": 4}),
+        ("fcn8s", 0.0013, 0.0038, 0.013, 0.038, {"at": "pool1", "images": 4}),
+        ("fcn8s", 0.01, 0.03, 0.1, 0.3, {"at": "pool3", "images": 4}),
     ]
     asked.clear()
     tuning.tune(study, "fcn8s", seed=2)
@@ -63,7 +62,7 @@ def test_choose_passes_its_options_on(monkeypatch):
         "sweep_counts",
         lambda *args, **options: asked.append((args[2:], options)) or pairs([5, 6])[:, None],
     )
-    options = {"at": "pool1", "signal": "entropy", "count": 7, "seed": 3}
+    options = {"at": "pool1", "signal": "entropy", "images": 7, "seed": 3}
     assert tuning.choose(DIGITS, "fcn8s", (0.1,), **options) == (round(iou(5), 4), 0.1, {"0.1": round(iou(6), 4)})
     assert asked == [(("val", (0.0, 0.1)), options)]
 
@@ -87,9 +86,9 @@ def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
     monkeypatch.setattr(tuning, "layer_scale", lambda *args: 1.0)
     counts = torch.stack([pairs([h - 1, h + 1]) for h in (4, 9, 7)])
     asked = []
-    monkeypatch.setattr(measure, "crf_grid_counts", lambda *args: asked.append(args) or counts)
+    monkeypatch.setattr(measure, "count", lambda *args: asked.append(args) or counts)
     tuned = tuning.tune(study, "fcn8s")
-    assert asked == [(study, "fcn8s", "val", study.images["val"] // 4)]
+    assert [(args[0], *args[2:]) for args in asked] == [(study, "val", study.images["val"] // 4)]
     assert tuned["crf"] == {"gaussian": (3, 2)}
     assert list(tuned["grid"].values()) == [round(iou(h), 4) for h in (4, 9, 7)]
     assert json.loads(list(tuned["grid"])[1]) == {"gaussian": [3, 2]}
@@ -98,11 +97,11 @@ def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
 def test_a_robust_network_has_a_larger_epsilon_and_no_crf(monkeypatch):
     tried = []
     monkeypatch.setattr(tuning, "choose", lambda *args, **rest: (50.0, tried.extend(args[2]) or 0.1, {"0.1": 50.0}))
-    monkeypatch.setattr(measure, "crf_grid_counts", lambda *args: pytest.fail("a CRF was tried"))
+    monkeypatch.setattr(measure, "count", lambda *args: pytest.fail("a CRF was tried"))
     assert tuning.tune(DIGITS, "at-small") == {"epsilon": 0.1, "val": 50.0, "sweep": {"0.1": 50.0}}
     assert tried == [0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
 
 
 def test_a_classifier_is_tuned_by_its_neighbours(monkeypatch):
-    monkeypatch.setattr(knn_classification, "choose", lambda study, name: {"epsilon": 0.04, "of": (study.name, name)})
+    monkeypatch.setattr(tuning, "tune_classifier", lambda study, name: {"epsilon": 0.04, "of": (study.name, name)})
     assert tuning.tune(HANDWRITING, "classifier") == {"epsilon": 0.04, "of": ("handwriting", "classifier")}

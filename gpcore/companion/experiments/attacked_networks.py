@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gpcore import metrics, minimal
-from gpcore.companion.measure import Answer, count_pixels, tally
+from gpcore.companion import measure
+from gpcore.companion.measure import Answer, count_pixels
 from gpcore.companion.report.panels import Panel
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 Move = Callable[[Tensor, Tensor], Tensor]  # from images and their labels to attacked images
 
@@ -27,7 +28,7 @@ def attacked_counts(
             moved = move(x, labels)
             yield from (answer(moved) for answer in answers.values())
 
-    return dict(zip(product(moves, answers), tally(study, every, split, count), strict=True))
+    return dict(zip(product(moves, answers), measure.count(study, every, split, count), strict=True))
 
 
 def budget_rows(counts: Mapping[tuple[tuple[str, float], str], Tensor]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""True regions that a segmentation misses, and those that a refined one brings back or loses."""
+"""Notebook 23: true regions that a segmentation misses, and those that a refined one brings back or loses."""
 
 from collections.abc import Mapping
 
@@ -7,16 +7,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from gpcore import metrics
 from gpcore.companion.measure import Answer
-from gpcore.companion.report import tables
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
 REGION = 50  # pixels that such a region has at least
 
 
-def count(before: Tensor, after: Tensor, truth: Tensor, void: int) -> dict[str, int]:
+def region_changes(before: Tensor, after: Tensor, truth: Tensor, void: int) -> dict[str, int]:
     """Of the 4-connected true regions of an image (H x W) with at least REGION pixels: how many are `absent` before
     (less than a tenth right), how many of these `recovered` after (at least half right), and how many are `lost`, at
     least half right before and less than a tenth after."""
@@ -33,19 +31,14 @@ def count(before: Tensor, after: Tensor, truth: Tensor, void: int) -> dict[str, 
     return found
 
 
-def rows(study: Study, methods: Mapping[str, Answer], split: str, images: int | None = None) -> pd.DataFrame:
-    """`count` of every image under each of some methods, the first being what is before: rows image, method, ..."""
+def region_rows(study: Study, methods: Mapping[str, Answer], split: str, images: int | None = None) -> pd.DataFrame:
+    """`region_changes` of every image under each of some methods, the first being what is before."""
     found, image = [], 0
     for x, labels in study.batches(split, images):
         with torch.no_grad():
             (_, before), *others = [(name, answer(x).argmax(1)) for name, answer in methods.items()]
         for i, truth in enumerate(labels):
             for name, after in others:
-                found.append({"image": image, "method": name, **count(before[i], after[i], truth, study.void)})
+                found.append({"image": image, "method": name, **region_changes(before[i], after[i], truth, study.void)})
             image += 1
     return pd.DataFrame(found)
-
-
-def more_recovered(found: pd.DataFrame, method: str, other: str) -> metrics.Interval:
-    """Regions per 100 images that one method recovers beyond another's, from `rows`."""
-    return tables.margin(found, "recovered", method, other, scale=100)

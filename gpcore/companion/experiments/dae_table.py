@@ -1,56 +1,20 @@
-"""The measurements behind the notebooks on refining a prediction: DAEs, the context module, CRFs, and guided steps."""
+"""Notebooks 21 to 24: ways to refine a finished prediction: DAEs, the context module, CRFs."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import pandas as pd
-import torch
 from torch import Tensor
 
-from gpcore import denoise, metrics
-from gpcore.companion import cost
+from gpcore import denoise
 from gpcore.companion.cost import ALONE
-from gpcore.companion.measure import Answer, iteration_counts, prediction_panels, tally, with_crf
-from gpcore.companion.report.panels import Panel
-from gpcore.companion.studies.study import Study
-from gpcore.perturb import guide
+from gpcore.companion.measure import Answer, once, with_crf
+from gpcore.companion.studies import Study
 
 T = TypeVar("T")
 Seen = Callable[[Tensor, str | None], tuple[Tensor, Tensor]]  # from images and the name of h's module to y and h
 CRF, CONTEXT, CRF_RNN, DAE_TRUTH, DAE_Y = "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"
-
-
-def inference_counts(
-    study: Study, name: str, split: str, epsilons: Sequence[float], steps: int, count: int | None = None
-) -> Tensor:
-    """Confusion counts of a refiner's iterative inference, by step size and before the first and after every step:
-    E x (steps + 1) x N x K x K."""
-    refiner = study.refiners[name]
-    network, module = study.network(refiner.network), study.network(name)
-
-    def answers(x: Tensor, labels: Tensor) -> Iterable[Tensor]:
-        y, h = denoise.candidate(network, x, refiner.at)
-        for epsilon in epsilons:
-            yield from denoise.iterative_inference(denoise.given(module, h), y, epsilon, steps=steps).trajectory
-
-    return torch.stack(tally(study, answers, split, count).split(steps + 1))
-
-
-def tune(study: Study, name: str) -> dict[str, Any]:
-    """The step size and number of steps with the highest mIoU on validation images; of equals the first.
-
-    `val` is the mIoU of the network alone, `sweep` the best of every step size.
-    """
-    refiner = study.refiners[name]
-    counts = inference_counts(study, name, "val", refiner.epsilons, refiner.steps, refiner.val)
-    scores = 100 * metrics.miou(counts.sum(2))
-    found = [
-        {"epsilon": epsilon, "steps": int(row[1:].argmax()) + 1, "miou": round(row[1:].max().item(), 4)}
-        for epsilon, row in zip(refiner.epsilons, scores, strict=True)
-    ]
-    return {"val": round(scores[0, 0].item(), 4), **max(found, key=lambda row: row["miou"]), "sweep": found}
 
 
 def tuned_rows(study: Study, network: str) -> pd.DataFrame:
@@ -98,8 +62,7 @@ def methods(study: Study, network: str) -> dict[str, Answer]:
     """Ways to refine one network's prediction: the CRF, CRF-RNN where the study has one on that network, and every
     refiner under its own name. They share the passes of the network through the images that they are asked for last."""
     crf = study.tuned(network)["crf"]
-    # tensors are told apart by identity, so that a hit is the same batch and not an equal one
-    seen = functools.lru_cache(maxsize=3)(functools.partial(denoise.candidate, study.network(network)))
+    seen = once(functools.partial(denoise.candidate, study.network(network)))
     every: dict[str, Answer] = {
         ALONE: lambda x: seen(x, None)[0],
         CRF: lambda x: with_crf(seen(x, None)[0].log(), x, crf),
@@ -116,89 +79,3 @@ def table_one(study: Study, network: str, every: Mapping[str, T]) -> dict[str, T
     daes = {DAE_TRUTH: best_dae(study, network, "truth"), DAE_Y: best_dae(study, network, "y")}
     rows = {ALONE: ALONE, CRF: CRF, CONTEXT: f"{network}-context", CRF_RNN: CRF_RNN, **daes}
     return {row: every[name] for row, name in rows.items() if name in every}
-
-
-def combinations(study: Study, network: str) -> dict[str, Answer]:
-    """Guided perturbation, DAE(y) and the CRF alone and together, each with the settings that were chosen for it alone.
-
-    "GP toward DAE(y)" takes the label of the guided step from the DAE's last y instead of the network's prediction.
-    """
-    alone, tuned, name = study.network(network), study.tuned(network), best_dae(study, network, "y")
-    dae = refined(study, name)
-
-    def step(x: Tensor, labels: str | Tensor = "onehot") -> Tensor:
-        return guide(alone, x, tuned["epsilon"], labels=labels).images
-
-    def crf(scores: Callable[[Tensor], Tensor]) -> Answer:
-        return lambda x: with_crf(scores(x), x, tuned["crf"])
-
-    return {
-        ALONE: alone,
-        "GP": lambda x: alone(step(x)),
-        "DAE(y)": dae,
-        "GP, then DAE(y)": lambda x: dae(step(x)),
-        "GP toward DAE(y)": lambda x: alone(step(x, dae(x))),
-        "GP toward DAE(y), then DAE(y)": lambda x: dae(step(x, dae(x))),
-        "CRF": crf(alone),
-        "GP, then CRF": crf(lambda x: alone(step(x))),
-        "DAE(y), then CRF": crf(lambda x: dae(x).clamp_min(1e-6).log()),
-    }
-
-
-def crf_iteration_counts(
-    study: Study, network: str, split: str, iterations: Sequence[int], count: int | None = None
-) -> Tensor:
-    """Confusion counts of a network's tuned DenseCRF after so many mean-field iterations each: I x N x K x K."""
-    alone, crf = study.network(network), study.tuned(network)["crf"]
-    crfs = [crf | {"iterations": number} for number in iterations]
-    return tally(study, lambda x, y: (with_crf(z, x, crf) for z in [alone(x)] for crf in crfs), split, count)
-
-
-def iteration_rows(study: Study, network: str, split: str, count: int | None = None) -> pd.DataFrame:
-    """Figure 4: mIoU after every iteration of DAE(y) with the paper's step sizes, and of the CRF after some."""
-    name, some = best_dae(study, network, "y"), (1, 2, 3, 5, 10, 20, 50)
-    found = inference_counts(study, name, split, denoise.EPSILONS, denoise.STEPS, count)
-    crf = crf_iteration_counts(study, network, split, some, count)
-    keys = [*product([f"ε {epsilon:g}" for epsilon in denoise.EPSILONS], range(denoise.STEPS + 1))]
-    keys += product(["CRF"], (0, *some))
-    counts = zip(keys, [*found.flatten(0, 1), found[0, 0], *crf], strict=True)
-    rows = [(*key, 100 * metrics.miou(each.sum(0)).item()) for key, each in counts]
-    return pd.DataFrame(rows, columns=["label", "iteration", "miou"])
-
-
-def maxima(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of every curve of `iteration_rows` the highest mIoU and the iteration where it is first reached."""
-    best = rows.loc[rows.groupby("label", sort=False)["miou"].idxmax()]
-    return best.set_index("label")
-
-
-def cost_rows(study: Study, network: str, split: str, steps: int, count: int | None = None) -> pd.DataFrame:
-    """mIoU gain after each of `steps` steps of guided perturbation, renewed, and of DAE(y) with several step sizes,
-    with what they cost by then in plain passes: rows method, steps, cost, gain, low, high."""
-    name, rows = best_dae(study, network, "y"), []
-    alone, module, refiner = study.network(network), study.network(name), study.refiners[name]
-
-    def after(n: int) -> dict[str, Answer]:
-        return {
-            f"GP {n}": lambda x: guide(alone, x, study.epsilon(network), steps=n).after,
-            f"DAE {n}": lambda x: denoise.refine(alone, module, x, 1.0, at=refiner.at, steps=n).trajectory[-1],
-        }
-
-    x, _ = next(study.batches(split, 1))
-    passes = cost.relative({ALONE: alone, **after(1), **after(2)}, x)
-    sizes = sorted({study.tuned(name)["epsilon"], 0.1, 0.5, 1.0})
-    inference = inference_counts(study, name, split, sizes, steps, count)
-    measured = [("GP", "GP", iteration_counts(study, network, split, steps, renew=True, count=count))]
-    measured += [(f"DAE(y), ε {epsilon:g}", "DAE", found) for epsilon, found in zip(sizes, inference, strict=True)]
-    for method, kind, found in measured:
-        first, each = passes[f"{kind} 1"], passes[f"{kind} 2"] - passes[f"{kind} 1"]
-        for step, counts in enumerate(found):
-            spent = first + (step - 1) * each if step else 1.0
-            rows.append((method, step, spent, *metrics.gain(found[0], counts)))
-    return pd.DataFrame(rows, columns=["method", "steps", "cost", "gain", "low", "high"])
-
-
-def panels(study: Study, methods: Mapping[str, Answer], scenes: Sequence[int]) -> list[list[Panel]]:
-    """For each test scene the prediction of the first method, then of every other its own and the map of changes;
-    the truth in front where it is ours."""
-    return prediction_panels(study, scenes, methods, lambda x, y: (answer(x) for answer in methods.values()))

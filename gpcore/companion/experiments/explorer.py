@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from gpcore.companion.experiments.local_patch import CELL, FACTORS, Place, Swept, neighbourhood, score_rows, sweep_scene
 from gpcore.companion.report import panels, plots
 from gpcore.companion.report.panels import Panel, photograph
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 
 def patch_figure(study: Study, swept: Swept, place: Place, factors: Sequence[float] = (-4, -1, 0, 1, 4)) -> Figure:

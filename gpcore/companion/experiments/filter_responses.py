@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore.companion.report.panels import Panel
-from gpcore.companion.studies.study import POOLS, Study
+from gpcore.companion.studies import POOLS, Study
 from gpcore.perturb import guide
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate, normalize, one_hot, pad
 from gpcore import metrics
 from gpcore.companion.measure import changes
 from gpcore.companion.report.panels import change_map
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.networks.vgg import cropped
 from gpcore.perturb import guide, sweep
 

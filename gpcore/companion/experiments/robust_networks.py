@@ -10,10 +10,9 @@ from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
+from gpcore.companion import measure
 from gpcore.companion.experiments.attacked_networks import Move, attacked_counts
-from gpcore.companion.measure import tally
-from gpcore.companion.report.tables import NAMES
-from gpcore.companion.studies.study import Attack, Study
+from gpcore.companion.studies import Attack, Study
 from gpcore.perturb import guide, sweep
 from gpcore.untouched import untouched
 
@@ -23,8 +22,8 @@ ADVERSARY = {name: value for name, value in vars(Attack()).items() if name != "r
 
 def compared(study: Study) -> dict[str, str]:
     """The study's networks that Table 1 compares, by the labels they have there: the usual one and the robust ones."""
-    robust = [name for name, network in study.robust.items() if not network.dataset]
-    return {"Pre": study.standard, **{NAMES[name]: name for name in robust}}
+    robust = {network.label: name for name, network in study.robust.items() if not network.dataset}
+    return {"Pre": study.standard, **robust}
 
 
 def strongest(network: nn.Module, epsilon: float = 0.0, *, restarts: int = 1, void: int = 255, **options: Any) -> Move:
@@ -93,7 +92,7 @@ def undone_rows(
     rows network, epsilon, mIoU of the attacked images, and the step's gain with its interval."""
 
     def counts(network: nn.Module, move: Move, own: float) -> Tensor:
-        return tally(study, lambda x, y: guide(network, move(x, y), own).trajectory, split, count)
+        return measure.count(study, lambda x, y: guide(network, move(x, y), own).trajectory, split, count)
 
     rows = []
     for label, name in names.items():

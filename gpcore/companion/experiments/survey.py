@@ -9,10 +9,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from gpcore import metrics
+from gpcore.companion import studies
 from gpcore.companion.experiments.when_does_it_help import islands
 from gpcore.companion.measure import count_pixels
-from gpcore.companion.studies import study
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
 
@@ -43,10 +43,11 @@ class Adjusted(nn.Module):
 
 
 def settings(chosen: Study, name: str) -> dict[str, Setting]:
-    """Every network of the study, and `name` at other temperatures, priors, noise and, on digits, shorter trainings."""
+    """Every network of the study; `name` at other temperatures, priors and noise, and its shorter trainings if any."""
     epsilon, network = chosen.epsilon(name), chosen.network(name)
     covers = [y[y != chosen.void].bincount(minlength=len(chosen.classes)) for _, y in chosen.batches("val", 20)]
     prior = torch.stack(covers).sum(0) / torch.stack(covers).sum()
+    shorter = chosen.tasks.get("shorter_trainings")
 
     def own(kind: str, of: Study) -> dict[str, Setting]:
         return {each: Setting(kind, of.network(each), of.epsilon(each)) for each in of.networks}
@@ -60,7 +61,7 @@ def settings(chosen: Study, name: str) -> dict[str, Setting]:
         "prior + 0.5": adjusted("prior", prior=prior, share=-0.5),
         "prior − 1": adjusted("prior", prior=prior),
         **{f"noise {severity}": Setting("noise", network, epsilon, severity) for severity in (1, 3)},
-        **(own("training", study("stages")) if chosen.name == "digits" else {}),
+        **(own("training", studies.get(shorter)) if shorter else {}),
     }
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from gpcore import metrics
 from gpcore.adapt import augmented
-from gpcore.companion.measure import tally
+from gpcore.companion import measure
 from gpcore.companion.report.tables import points
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 SHARE = 200  # an island covers less than one part in 200 of the image
@@ -121,7 +121,7 @@ def intervene(study: Study, name: str, split: str, count: int | None = None) -> 
             erased = (island & (after.argmax(1) != before.argmax(1))).sum((1, 2))
             rows.extend((kind, *pair) for pair in zip(island.sum((1, 2)).tolist(), erased.tolist(), strict=True))
 
-    counts = dict(zip(["network alone", *INTERVENTIONS], tally(study, answers, split, count), strict=True))
+    counts = dict(zip(["network alone", *INTERVENTIONS], measure.count(study, answers, split, count), strict=True))
     return counts, pd.DataFrame(rows, columns=["intervention", "islands", "erased"])
 
 

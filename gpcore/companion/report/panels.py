@@ -1,10 +1,11 @@
 """One drawing style, and panels of pictures: images, label maps, changes, signals. Functions return the figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch
 from torch import Tensor
 
-from gpcore.companion.studies.study import Study
+from gpcore.companion.measure import Answers
+from gpcore.companion.studies import Study
+from gpcore.perturb import guide
 
 COLUMN, PAGE = 3.25, 6.875  # inches
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -66,6 +69,32 @@ def change_map(before: Tensor, after: Tensor, truth: Tensor, void: int) -> Tenso
     was, now = before == truth, after == truth
     codes = (~was & ~now) * 1 + (~was & now) * 2 + (was & ~now) * 3
     return codes.masked_fill(truth == void, 4)
+
+
+def prediction_panels(
+    study: Study, scenes: Sequence[int], titles: Iterable[str], answers: Answers, *, image: bool = False
+) -> list[list[Panel]]:
+    """For each test scene the prediction of the first answer, then of every other its own and the map of changes; the
+    truth in front where it is ours, and if wanted the image before it."""
+    rows: list[list[Panel]] = []
+    for scene in scenes:
+        x, truth = study.scene(scene)
+        with torch.no_grad():
+            named = zip(answers(x, truth), titles, strict=True)
+            before, *others = (Panel("labels", scores[0].argmax(0), title) for scores, title in named)
+        ours = [Panel("image", x[0], "image")] * image + [Panel("labels", truth[0], "truth")]
+        row = [*ours, before] if study.photographs else [before]
+        for after in others:
+            row += [after, Panel("changes", change_map(before.data, after.data, truth[0], study.void), "changes")]
+        rows.append([panel if not rows else panel._replace(title="") for panel in row])
+    return rows
+
+
+def change_panels(study: Study, name: str, scenes: Sequence[int], epsilon: float | None = None) -> list[list[Panel]]:
+    """For each test scene: the prediction before and after and the map of changes, after image and truth where ours."""
+    network, own = study.network(name), study.epsilon(name) if epsilon is None else epsilon
+    titles = ("prediction", "after one step")
+    return prediction_panels(study, scenes, titles, lambda x, y: guide(network, x, own).trajectory, image=True)
 
 
 def show(axes: Axes, panel: Panel, study: Study) -> None:

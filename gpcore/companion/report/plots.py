@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from gpcore.companion.report.panels import CHANGES, COLUMN, OKABE_ITO, PAGE
-from gpcore.companion.report.tables import NAMES, PUBLISHED
+from gpcore.companion.studies import LABELS, PUBLISHED
 
 MARKERS = "osD^v"
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
@@ -32,7 +32,7 @@ def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED))
     axes.plot(given["guided"] - given["base"], y, "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
     axes.axvline(0, color="black", linewidth=0.8)
-    names = rows["network"].map(NAMES)
+    names = rows["network"].map(LABELS)
     axes.set(yticks=y, yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlabel="gain (mIoU points)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1))
     return figure
@@ -152,7 +152,7 @@ def small_multiples(rows: pd.DataFrame, *, x: str, y: str, by: str) -> Figure:
 
 
 def toy(rows: pd.DataFrame) -> Figure:
-    """Figure 9: for each case the scores y and the signal of eq. (5) for each label, from `measure.toy_rows`."""
+    """Figure 9: for each case the scores y and the signal of eq. (5) for each label."""
     cases, labels = list(rows["case"].unique()), list(rows["label"].unique())
     figure, axes = plt.subplots(len(cases), 3, figsize=(PAGE, 1.5 * len(cases)), sharex=True, layout="constrained")
     for line, case in zip(axes, cases, strict=True):

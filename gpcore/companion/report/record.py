@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from gpcore import paths
 from gpcore.companion import weights
 from gpcore.companion.report import claims, panels
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 PACKAGES = ("torch", "torchvision", "numpy", "mlxtend", "matplotlib", "seaborn")
 
@@ -37,7 +37,7 @@ class Record:
             "study": study.name,
             "parameters": parameters,
             "images": dict(study.images),
-            "weights": {name: weights.info(study.weights(name))["files"] for name in [*used, *refiners]},
+            "weights": {name: weights.info(study.stored_as(name))["files"] for name in [*used, *refiners]},
             "epsilon": {name: study.epsilon(name) for name in used},
             "device": "cpu",
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},

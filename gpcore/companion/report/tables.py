@@ -9,22 +9,7 @@ import torch
 from torch import Tensor
 
 from gpcore import metrics
-
-NAMES = {
-    "fcn32s": "FCN-32s",
-    "fcn16s": "FCN-16s",
-    "fcn8s": "FCN-8s",
-    "deeplab": "DeepLab-v2",
-    "unet": "U-Net",
-    "crfrnn": "FCN-8s + CRF-RNN",
-    "densenet": "FC-DenseNet",
-    "rb": "RB",
-    "at-small": "AT-small",
-    "at-large": "AT-large",
-    "at-tuned": "AT-tuned",
-}
-# the published network that each is compared with
-PUBLISHED = {**NAMES, "deeplab": "DeepLab-VGG16", "crfrnn": "CRFasRNN-coco"}
+from gpcore.companion.studies import LABELS, PUBLISHED
 
 
 def points(value: float, low: float, high: float) -> str:
@@ -42,7 +27,9 @@ def _gains(rows: pd.DataFrame) -> list[str]:
     return [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)]
 
 
-def gain_rows(measured: Mapping[str, tuple[Tensor, pd.DataFrame]], epsilons: Mapping[str, float]) -> pd.DataFrame:
+def gain_rows(
+    measured: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]], epsilons: Mapping[str, float]
+) -> pd.DataFrame:
     """For each network's `measure.guided_counts`: base and guided mIoU, the gain with its interval, and pixels."""
     rows = []
     for name, ((before, after), pixels) in measured.items():
@@ -55,7 +42,7 @@ def gain_rows(measured: Mapping[str, tuple[Tensor, pd.DataFrame]], epsilons: Map
                 **dict(zip(("gain", "low", "high"), metrics.gain(before, after), strict=True)),
                 "base_accuracy": 100 * metrics.accuracy(before.sum(0)).item(),
                 "guided_accuracy": 100 * metrics.accuracy(after.sum(0)).item(),
-                **pixels.sum(),
+                **{kind: int(each.sum()) for kind, each in pixels.items()},
                 "images": len(before),
             }
         )
@@ -67,7 +54,7 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED)).set_index(rows.index)
     table = pd.DataFrame(
         {
-            "network": rows["network"].map(NAMES),
+            "network": rows["network"].map(LABELS),
             "ε": rows["epsilon"].map("{:g}".format),
             "base": rows["base"],
             "+GP": rows["guided"],
@@ -111,8 +98,8 @@ def gain_difference(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor])
 
 
 def method_gains(counts: Mapping[tuple[str, int], Mapping[str, Tensor]]) -> pd.DataFrame:
-    """mIoU of every method in every condition of `measure.method_counts`, and its gain over the first method with
-    its interval."""
+    """mIoU of every method in every condition (`neighbours_in_time.method_counts`), and its gain over the first one
+    with its interval."""
     rows = []
     for (kind, severity), found in counts.items():
         alone, *_ = found.values()
@@ -195,12 +182,12 @@ def ranges(rows: pd.DataFrame) -> pd.DataFrame:
 def settings(crfs: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
     """Every network's DenseCRF, one column per number."""
     columns = ["network", "gaussian sxy", "gaussian weight", "bilateral sxy", "bilateral srgb", "bilateral weight"]
-    rows = [(NAMES[name], *crf["gaussian"], *crf["bilateral"]) for name, crf in crfs.items()]
+    rows = [(LABELS[name], *crf["gaussian"], *crf["bilateral"]) for name, crf in crfs.items()]
     return pd.DataFrame(rows, columns=columns)
 
 
 def toy_numbers(toy: pd.DataFrame, case: str) -> dict[str, float]:
-    """What the ledger asks of one case of `measure.toy_rows`: printed numbers matched, the angle between the two
+    """What the ledger asks of one case of notebook 11's toy: printed numbers matched, the angle between the two
     signals, and which way each moves the most likely class (1 or 0 for yes or no)."""
     part = toy[toy["case"] == case]
     onehot, uniform = (part[part["label"] == label]["eq. (5)"].to_numpy() for label in ("one-hot", "uniform"))
@@ -239,7 +226,7 @@ def margin(rows: pd.DataFrame, value: str, method: str, other: str, *, scale: fl
 
 
 def distance_medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median distance to the boundary of each kind of pixel of `measure.change_rows`, with its interval over
+    """Median distance to the boundary of each kind of pixel of `corrected_pixels.change_rows`, with its interval over
     images."""
     images, far = rows["image"].max() + 1, rows["distance"].max() + 1
     table = []

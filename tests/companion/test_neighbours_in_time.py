@@ -1,0 +1,49 @@
+import dataclasses
+
+import torch
+from conftest import EPSILON, scenes
+
+from gpcore import metrics
+from gpcore.adapt import Tent, augmented
+from gpcore.companion.experiments import neighbours_in_time
+from gpcore.companion.studies import DIGITS, Study
+from gpcore.datasets.corruptions import corrupt
+from gpcore.perturb import guide
+
+
+def counted(study, logits, labels):
+    return metrics.confusion(logits.argmax(0), labels, 11, study.void)
+
+
+def test_methods_by_condition_against_each_alone(study):
+    study = dataclasses.replace(study, batch=2)
+    found = neighbours_in_time.method_counts(study, "fcn8s", [("", 0), ("fog", 3)], "test", 4)
+    assert list(found) == [("", 0), ("fog", 3)]
+    network, generator = study.network("fcn8s"), torch.Generator().manual_seed(0)
+    tent = Tent(network)
+    for b in range(2):
+        x, y = (torch.cat(part) for part in zip(*scenes(study)[2 * b : 2 * b + 2], strict=True))
+        foggy = corrupt(x, "fog", 3, seed=generator)
+        expected = {
+            "network alone": network(foggy),
+            "guided step": guide(network, foggy, EPSILON).after,
+            "entropy step": guide(network, foggy, 0.05, signal="entropy").after,
+            "mean over shifts": augmented(network, foggy, "shift"),
+            "TENT": tent(foggy),
+        }
+        for method, logits in expected.items():
+            want = torch.stack([counted(study, z, t) for z, t in zip(logits, y, strict=True)])
+            assert torch.equal(found["fog", 3][method][2 * b : 2 * b + 2], want), method
+        clean = torch.stack([counted(study, z, t) for z, t in zip(network(x), y, strict=True)])
+        assert torch.equal(found["", 0]["network alone"][2 * b : 2 * b + 2], clean)
+    assert {"mean over flips", "mean over scales", "batch statistics"} < set(found["", 0])
+    names = ["mean over shifts", "network alone"]
+    fewer = neighbours_in_time.method_counts(study, "fcn8s", [("fog", 3)], "test", 4, names)["fog", 3]
+    assert list(fewer) == names
+    assert all(torch.equal(counts, found["fog", 3][method]) for method, counts in fewer.items())
+
+
+def test_networks_without_batch_norm_have_no_tent(monkeypatch):
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: torch.nn.Conv2d(3, 11, 1))
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON})
+    assert "TENT" not in neighbours_in_time.methods(DIGITS, "fcn8s")
