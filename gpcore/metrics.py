@@ -10,6 +10,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import binomtest
 from torch import Tensor
 
+from gpcore.checks import expect
+
 
 class Interval(NamedTuple):
     """A measured value with the ends of its bootstrap 95 % interval over images."""
@@ -17,10 +19,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-    def named(self, name: str) -> dict[str, float]:
-        """For the ledger: {name: value, name_low: low, name_high: high}."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 class McNemar(NamedTuple):
@@ -36,16 +34,15 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int, void: int) -> Ten
 
     Maps of whole numbers, equal in shape: `predicted` in [0, K), `labels` in [0, K) or `void`; else a ValueError.
     """
-    if predicted.shape != labels.shape:
-        raise ValueError(f"predicted: got shape {[*predicted.shape]}, expected that of labels, {[*labels.shape]}")
+    shape, expected = [*predicted.shape], [*labels.shape]
+    expect("predicted", f"shape {shape}", shape == expected, f"that of labels, {expected}")
     for name, values in (("predicted", predicted), ("labels", labels)):
-        if not torch.can_cast(values.dtype, torch.long):
-            raise ValueError(f"{name}: got {values.dtype}, expected whole numbers")
+        expect(name, values.dtype, torch.can_cast(values.dtype, torch.long), "whole numbers")
     predicted, labels = predicted.long(), labels.long()  # cells need not fit into narrower numbers
     known = labels != void
     for name, values in (("predicted", predicted), ("labels", labels[known])):
-        if (outside := values[(values < 0) | (values >= classes)]).numel():
-            raise ValueError(f"{name}: got class {outside[0]}, expected 0 to {classes - 1}, or {void} in labels")
+        outside = values[(values < 0) | (values >= classes)][:1].tolist()
+        expect(name, f"class {outside and outside[0]}", not outside, f"0 to {classes - 1}, or {void} in labels")
     return torch.bincount(labels[known] * classes + predicted[known], minlength=classes**2).view(classes, classes)
 
 
@@ -66,26 +63,32 @@ def accuracy(matrix: Tensor) -> Tensor:
 
 
 def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
-    """`statistic` of N-image samples with its percentile interval; all samples are resampled by the same images.
+    """`statistic` of sums over N images with its percentile interval; all samples are resampled by the same images.
 
+    It maps each sample's sums, R x ... of samples N x ..., to R values, one per resample, and does the same without R.
     Resamples in which it is undefined, such as the IoU of a class that none of their images shows, do not count.
     """
     count = len(samples[0])
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randint(count, (count,), generator=generator) for _ in range(resamples)]
-    values = torch.stack([statistic(*(sample[pick] for sample in samples)).double() for pick in drawn])
+    drawn = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(drawn.shape, dtype=torch.double).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+    values = statistic(*(torch.tensordot(times, sample.double(), 1) for sample in samples))  # sums of counts are exact
     low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return Interval(float(statistic(*samples)), low, high)
+    return Interval(float(statistic(*(sample.double().sum(0) for sample in samples))), low, high)
+
+
+def mean(values: Tensor) -> Interval:
+    """The mean of N images' values."""
+    return bootstrap(lambda total: total / len(values), values)
 
 
 def gain(before: Tensor, after: Tensor) -> Interval:
     """mIoU after minus before, in points of 100, from paired N x K x K counts of the same images."""
-    return bootstrap(lambda a, b: 100 * (miou(b.sum(0)) - miou(a.sum(0))), before, after)
+    return bootstrap(lambda a, b: 100 * (miou(b) - miou(a)), before, after)
 
 
 def score(matrices: Tensor) -> Interval:
     """mIoU of the data set in points of 100, from N x K x K counts per image."""
-    return bootstrap(lambda m: 100 * miou(m.sum(0)), matrices)
+    return bootstrap(lambda m: 100 * miou(m), matrices)
 
 
 def mcnemar(before: Tensor, after: Tensor, truth: Tensor) -> McNemar:

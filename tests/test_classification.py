@@ -100,7 +100,7 @@ def test_mnist_is_read_from_the_data_folder(tmp_path, monkeypatch):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="source: got 'svhn', expected one of handwriting, mnist, cifar10"):
         Pictures("svhn", "val")
-    with pytest.raises(ValueError, match="split: got 'valid', expected train, val or test"):
+    with pytest.raises(ValueError, match="split: got 'valid', expected one of train, val, test"):
         Pictures("handwriting", "valid")
 
 

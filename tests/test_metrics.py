@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,18 +82,27 @@ def test_boundary_distance_by_hand():
 
 def test_bootstrap_of_a_mean_has_the_normal_interval():
     sample = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
-    value, low, high = metrics.bootstrap(torch.mean, sample, resamples=4000)
+    value, low, high = metrics.bootstrap(lambda total: total / 400, sample, resamples=4000)
     half = 1.96 * sample.std().item() / 20
     assert value == pytest.approx(sample.mean().item())
     assert (high - value, value - low) == (pytest.approx(half, rel=0.08), pytest.approx(half, rel=0.08))
-    default = metrics.bootstrap(torch.mean, sample[:9])
-    assert default == metrics.bootstrap(torch.mean, sample[:9], resamples=1000, seed=0)
-    assert default.low != metrics.bootstrap(torch.mean, sample[:9], seed=1).low
+    default = metrics.mean(sample[:9])
+    assert default == metrics.bootstrap(lambda total: total / 9, sample[:9], resamples=1000, seed=0)
+    assert default.low != metrics.bootstrap(lambda total: total / 9, sample[:9], seed=1).low
+
+
+def test_bootstrap_is_resample_by_resample_that_of_the_drawn_images():
+    before, after = torch.randint(1, 90, (2, 30, 4, 4), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randint(30, (30,), generator=generator) for _ in range(1000)]
+    gains = [100 * (metrics.miou(after[pick].sum(0)) - metrics.miou(before[pick].sum(0))) for pick in drawn]
+    expected = np.quantile(gains, [0.025, 0.975])
+    assert metrics.gain(before, after)[1:] == pytest.approx(expected, abs=1e-12)
 
 
 def test_resamples_without_the_statistic_do_not_count():
-    sample = torch.tensor([3, 3, math.nan]).double()  # undefined in one resample of 27
-    assert metrics.bootstrap(lambda x: x.nanmean(), sample) == (3, 3, 3)
+    sums, counts = torch.tensor([[3, 3, 0], [1, 1, 0]])  # undefined in one resample of 27
+    assert metrics.bootstrap(lambda s, c: s / c, sums, counts) == (3, 3, 3)
 
 
 def test_images_are_counted_together():
@@ -117,9 +124,9 @@ def test_gain_is_paired():
     assert high - low < 0.1 < metrics.score(before).high - metrics.score(before).low
 
 
-def test_gain_table_is_zero_at_its_base():
+def test_gains_are_zero_at_their_base():
     counts = torch.tensor([[[2, 2], [2, 2]], [[4, 0], [0, 4]], [[4, 0], [4, 0]]])[:, None].expand(3, 6, 2, 2)
-    rows = tables.gain_table({"a": counts}, [0.0, 1.0, 2.0], base=1).set_index("epsilon")  # mIoU 1/3, 1, 1/4
+    rows = tables.gains(dict(enumerate(counts)), "epsilon", base=1)  # mIoU 1/3, 1, 1/4
     for values in (rows["gain"], rows["low"], rows["high"]):
         assert values.tolist() == pytest.approx([-200 / 3, 0, -75])
     assert rows["miou"].tolist() == pytest.approx([100 / 3, 100, 25])
@@ -144,10 +151,9 @@ def test_distance_medians_and_shares_by_hand():
 
 def test_per_class_table_by_hand():
     counts = torch.tensor([[[3, 0], [1, 2]], [[0, 1], [1, 2]]])  # together 3 1 / 2 4
-    published = pd.DataFrame({"score": ["global accuracy"], "published": [88.1]})
-    table = tables.per_class(counts, ("a", "b"), published).set_index("score")
-    assert table["ours"].tolist() == pytest.approx([50, 400 / 7, (50 + 400 / 7) / 2, 70])
-    assert table["published"].isna().tolist() == [True, True, True, False]
+    table = tables.by_class({"ours": counts}, ("a", "b")).set_index("method")
+    assert table.loc["ours"].tolist() == pytest.approx([50, 400 / 7, (50 + 400 / 7) / 2, 70])
+    assert list(table) == ["a", "b", "mean IoU", "global accuracy"]
 
 
 def test_mcnemar_is_the_exact_binomial_test():

@@ -7,7 +7,7 @@ from torchvision.transforms.functional import normalize
 from gpcore.networks.deeplab import deeplab_small, deeplab_vgg16
 from gpcore.networks.fcn import fcn_small, fcn_vgg16
 from gpcore.networks.unet import unet_small, unet_vgg16
-from gpcore.networks.vgg import SMALL, Trunk, load_imagenet_vgg16
+from gpcore.networks.vgg import SMALL, MaxPool, Trunk, load_imagenet_vgg16
 
 
 @pytest.mark.parametrize("build", [fcn_vgg16, unet_vgg16, deeplab_vgg16])
@@ -84,3 +84,13 @@ def test_networks_for_mosaics_centre_their_images(build):
 def test_output_has_the_image_size(build, size):
     network, images = build(11).eval(), torch.rand(2, 3, *size)
     assert network(images).shape == (2, 11, *size)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 8), (6, 7)])
+def test_a_pool_returns_what_torchs_returns(size):
+    x = torch.randint(4, (2, 3, *size), generator=torch.Generator().manual_seed(0)).float()  # ties everywhere
+    x[0, 0, 1, 2] = torch.nan
+    for rounding in (False, True):
+        ours, theirs = MaxPool(2, ceil_mode=rounding), torch.nn.MaxPool2d(2, ceil_mode=rounding)
+        for leaf in (x, x.clone().requires_grad_()):
+            assert_close(ours(leaf), theirs(leaf), atol=0, rtol=0, equal_nan=True)

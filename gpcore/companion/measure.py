@@ -1,16 +1,18 @@
 """From a study's images to confusion counts: one loop, and the answers that several notebooks put into it."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpcore import denoise, metrics
-from gpcore.companion.studies import Study
+from gpcore.companion.studies import POOLS, Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide, sweep
+from gpcore.untouched import hooked
 
 T = TypeVar("T")
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
@@ -96,6 +98,16 @@ def inference_counts(
             yield from denoise.iterative_inference(denoise.given(module, h), y, epsilon, steps=steps).trajectory
 
     return torch.stack(count(study, answers, split, images).split(steps + 1))
+
+
+def extract(network: nn.Module, images: Tensor, layers: Iterable[str] = POOLS) -> dict[str, Tensor]:
+    """What a network's modules of these names return for a batch, without gradients: B x C x h x w each."""
+    found: dict[str, Tensor] = {}
+    with torch.no_grad(), contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(hooked(network.get_submodule(layer), functools.partial(found.__setitem__, layer)))
+        network(images)
+    return found
 
 
 class Classified(NamedTuple):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from gpcore import metrics, neighbours
 from gpcore.companion import measure
@@ -66,9 +65,8 @@ def choose(
 
 def layer_scale(chosen: Study, name: str, layer: str) -> float:
     """Root mean square of a layer's activations on a few validation images: the unit of its epsilons."""
-    with torch.no_grad():
-        network = create_feature_extractor(chosen.network(name), [layer])
-        squares = [network(x)[layer].square().mean() for x, _ in chosen.batches("val", 5)]
+    network = chosen.network(name)
+    squares = [measure.extract(network, x, [layer])[layer].square().mean() for x, _ in chosen.batches("val", 5)]
     return torch.stack(squares).mean().sqrt().item()
 
 

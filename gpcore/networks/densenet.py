@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gpcore.networks.vgg import MaxPool
+
 
 class DenseBlock(nn.Module):
     """Layers of batch norm, ReLU, 3x3 convolution and dropout, each fed with the input and all earlier layers' outputs.
@@ -59,7 +61,7 @@ class FCDenseNet(nn.Module):
             skips.append(channels)
             down = [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.Dropout(dropout)]
             self.add_module(f"block{level}", block)
-            self.add_module(f"down{level}", nn.Sequential(*down, nn.MaxPool2d(2)))
+            self.add_module(f"down{level}", nn.Sequential(*down, MaxPool(2)))
         block = DenseBlock(channels, growth, middle, dropout)
         self.add_module(f"block{len(depths)}", block)
         for level, depth in reversed(list(enumerate(outer, 1))):

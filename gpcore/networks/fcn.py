@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gpcore.checks import expect
 from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
 
 
@@ -22,8 +23,7 @@ class Scored(Trunk):
     def __init__(
         self, classes: int, stages: Stages, fc: int, *, stride: int = 8, dropout: float = 0.0, **options: Any
     ) -> None:
-        if stride not in (32, 16, 8):
-            raise ValueError(f"stride: got {stride}, expected 32, 16 or 8")
+        expect("stride", stride, stride in (32, 16, 8), "32, 16 or 8")
         super().__init__(stages, **options)
         self.stride = stride
         self.head = [*self.conv("fc6", stages[4][0], fc, 3, dilation=2), "drop6"]

@@ -6,11 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpcore.checks import expect
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Stages = Sequence[tuple[int, int]]
 VGG16: Stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 SMALL: Stages = ((24, 1), (48, 1), (96, 2), (128, 2), (128, 2))
 MOSAICS: dict[str, Any] = {"batch_norm": True, "mean": (0.5,) * 3, "std": (0.25,) * 3}  # options for digit mosaics
+
+
+class MaxPool(nn.MaxPool2d):
+    """torch's for 2x2 pixels: the same values, without gradients and for even sizes several times as fast on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad or x.shape[-2] % 2 or x.shape[-1] % 2:
+            pooled: Tensor = super().forward(x)
+            return pooled
+        wide = torch.maximum(x[..., ::2], x[..., 1::2])  # torch would also note where the largest stand
+        return torch.maximum(wide[..., ::2, :], wide[..., 1::2, :])
 
 
 class Trunk(nn.Module):
@@ -31,8 +44,7 @@ class Trunk(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if len(stages) != 5:
-            raise ValueError(f"stages: got {len(stages)} stages, expected 5, one per pool")
+        expect("stages", f"{len(stages)} stages", len(stages) == 5, "5, one per pool")
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -46,7 +58,7 @@ class Trunk(nn.Module):
                 names += self.conv(f"conv{s}_{d}", channels, width, dilation=2 if stride == 8 and s == 5 else 1)
                 channels = width
             keep = stride == 8 and s >= 4
-            self.add_module(f"pool{s}", nn.MaxPool2d(3, 1, 1) if keep else nn.MaxPool2d(2, ceil_mode=True))
+            self.add_module(f"pool{s}", nn.MaxPool2d(3, 1, 1) if keep else MaxPool(2, ceil_mode=True))
             self.stages.append(names)
 
     def conv(self, name: str, inputs: int, outputs: int, size: int = 3, dilation: int = 1) -> list[str]:
@@ -88,7 +100,6 @@ def load_imagenet_vgg16(network: Trunk, features: dict[str, Tensor]) -> None:
     """Copies torchvision's `vgg16().features` state into the trunk's convolutions, in order."""
     convs = [m for n, m in network.named_children() if n.startswith("conv") and isinstance(m, nn.Conv2d)]
     indices = sorted({int(k.split(".")[0]) for k in features})
-    if len(convs) != len(indices):
-        raise ValueError(f"features: got {len(indices)} convolutions, expected {len(convs)}")
+    expect("features", f"{len(indices)} convolutions", len(indices) == len(convs), f"{len(convs)}")
     for conv, i in zip(convs, indices, strict=True):
         conv.load_state_dict({"weight": features[f"{i}.weight"], "bias": features[f"{i}.bias"]})

@@ -56,7 +56,7 @@ def test_changes_have_their_colours():
     picture, _ = drawn(Panel("changes", codes))
     found = picture.to_rgba(codes.numpy(), bytes=True)[0, :, :3]
     assert ["#" + bytes(rgb).hex().upper() for rgb in found] == [*CHANGES.values()]
-    assert [handle.get_label() for handle in panels.change_handles()] == [*CHANGES]
+    assert [handle.get_label() for handle in panels.colour_handles(DIGITS, ["changes"])] == [*CHANGES]
     assert CHANGES["corrected"] == "#0072B2" and CHANGES["newly wrong"] == "#D55E00"  # blue is good
 
 
@@ -101,7 +101,9 @@ def test_a_grid_names_its_rows_and_explains_its_colours():
 
 
 def test_classes_are_explained_in_their_colours():
-    for handle, colour, name in zip(panels.class_handles(DIGITS), DIGITS.colours, DIGITS.classes, strict=True):
+    for handle, colour, name in zip(
+        panels.colour_handles(DIGITS, ["labels"]), DIGITS.colours, DIGITS.classes, strict=True
+    ):
         assert handle.get_facecolor()[:3] == pytest.approx([value / 255 for value in colour])
         assert handle.get_label() == name
 

@@ -11,11 +11,10 @@ import pandas as pd
 import torch
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor, nn
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from gpcore import metrics, synthesis
 from gpcore.companion.measure import count_pixels
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 
 def scaled(values: int, steps: int, share: float = 1.0) -> dict[str, Any]:
@@ -51,13 +50,15 @@ def quality_rows(found: Mapping[str, Tensor], images: Tensor, mask: Tensor) -> p
     """How near filled images come to the true ones: rows image, method, the hole's root mean square error `error` (of
     255), the whole picture's psnr (dB) and ssim; and of what was drawn into the hole, which has to be a square,
     `high`, the share of high frequencies in per cent, and `cosine` with what was missing there."""
+    from torchmetrics.functional import image as quality  # four seconds that few need to wait
+
     rows, start = [], synthesis.fill(images, mask)
     for method, pictures in found.items():
         drawn, missing = (cut_out(each - start, mask) for each in (pictures, images))
         values: list[Any] = [
             255 * synthesis.hole_error(pictures, images, mask),
-            peak_signal_noise_ratio(pictures, images, data_range=1.0, reduction="none", dim=(1, 2, 3)),
-            structural_similarity_index_measure(pictures, images, data_range=1.0, reduction="none"),
+            quality.peak_signal_noise_ratio(pictures, images, data_range=1.0, reduction="none", dim=(1, 2, 3)),
+            quality.structural_similarity_index_measure(pictures, images, data_range=1.0, reduction="none"),
             100 * synthesis.high_frequency(drawn),
             torch.cosine_similarity(drawn.flatten(1), missing.flatten(1)),
         ]

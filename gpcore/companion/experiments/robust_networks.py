@@ -132,5 +132,5 @@ def alignment_rows(study: Study, names: Mapping[str, str], split: str, count: in
         network = study.network(name)
         parts = [alignment(network, x, y, edges(x), void=study.void) for x, y in study.batches(split, count)]
         scores = (100 * metrics.miou(counts[attack, label].sum(0)).item() for attack in tried)
-        rows.append((label, *metrics.bootstrap(torch.mean, torch.cat(parts)), *scores))
+        rows.append((label, *metrics.mean(torch.cat(parts)), *scores))
     return pd.DataFrame(rows, columns=["network", "alignment", "low", "high", *tried])
