@@ -29,15 +29,15 @@ def dense_crf(
     pydensecrf's lattice overflows; ImportError without pydensecrf.
     Source: Kraehenbuehl & Koltun, NeurIPS 2011.
     """
-    shapes = f"shapes {[*probabilities.shape]} and {[*image.shape]}"
-    fit = probabilities.dim() == 3 and image.shape == (3, *probabilities.shape[1:])
-    expect("probabilities, image", shapes, fit, "K x H x W and 3 x H x W of one size")
+    found = f"shapes {[*probabilities.shape]} and {[*image.shape]}"
+    fits = probabilities.dim() == 3 and image.shape == (3, *probabilities.shape[1:])
+    expect("probabilities, image", found, fits, "K x H x W and 3 x H x W of one size")
     off, least = (probabilities.sum(0) - 1).abs().max(), probabilities.min()
     found = f"sums off by {off:.3g} and a least value of {least:.3g}"
     expect("probabilities", found, off < 1e-3 and least >= 0, "a softmax over dim 0")
-    found = f"{image.dtype} in [{image.min():g}, {image.max():g}]"
-    inside = image.is_floating_point() and image.min() >= 0 and image.max() <= 1  # NaN is neither
-    expect("image", found, inside, "floats in [0, 1]")
+    low, high = image.aminmax()
+    right = image.is_floating_point() and low >= 0 and high <= 1  # NaN is neither
+    expect("image", f"{image.dtype} in [{low:g}, {high:g}]", right, "floats in [0, 1]")
     # Else pydensecrf crashes or answers NaN: its lattice has 16-bit coordinates, up to 3.5 (H + W) / sxy + 870 / srgb.
     narrow = sum(image.shape[1:]) / 8000
     for name, value, smallest in (

@@ -136,7 +136,7 @@ def test_gradient_flows_through_the_logits_only():
     torch.manual_seed(0)
     network, image = nn.Conv2d(3, 4, 3, padding=1), torch.rand(1, 3, 8, 9, requires_grad=True)
     model = CRFRNN(network, 4, beta=60)
-    model.supervised(image)[0][:, 0].sum().backward()
+    model(image)[:, 0].sum().backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters())
     assert sorted(model.state_dict()) == ["bilateral", "compatibility", "network.bias", "network.weight", "spatial"]
 
@@ -158,8 +158,8 @@ def test_gradient_flows_through_the_logits_only():
         ((3, 4, 5), {"beta": 0.19}, "beta: got 0.19, expected a number of 0.2 to"),
         ((3, 4, 5), {"gamma": NAN}, "gamma: got nan"),
         ((3, 4, 5), {"alpha": math.inf}, "alpha: got inf"),
-        ((2, 4, 5), {}, r"network: its logits are \[1, 2, 4, 5\] on the grid, expected \[1, 3, 4, 5\]"),
-        ((3, 2, 3), {}, r"network: its logits are \[1, 3, 2, 3\] on the grid"),
+        ((2, 4, 5), {}, r"network: got logits \[1, 2, 4, 5\] on the grid, expected \[1, 3, 4, 5\]"),
+        ((3, 2, 3), {}, r"network: got logits \[1, 3, 2, 3\] on the grid"),
     ],
 )
 def test_crfrnn_errors(logits, options, message):

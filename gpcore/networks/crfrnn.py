@@ -53,8 +53,8 @@ class CRFRNN(nn.Module):
         rows, columns, gaussian = _kernels(images, self.stride, self.alpha, self.beta, self.gamma)
         logits: Tensor = self.network(images)
         unary = _pool(logits, self.stride)
-        if [*unary.shape] != (expected := [len(images), len(self.spatial), len(rows), len(columns)]):
-            raise ValueError(f"network: its logits are {[*unary.shape]} on the grid, expected {expected}")
+        found, expected = [*unary.shape], [len(images), len(self.spatial), len(rows), len(columns)]
+        expect("network", f"logits {found} on the grid", found == expected, f"{expected}")
         message = torch.zeros_like(unary)
         for _ in range(self.iterations):
             q = (unary + message).softmax(1)
@@ -65,24 +65,17 @@ class CRFRNN(nn.Module):
             message = F.interpolate(message, scale_factor=self.stride, mode="bilinear")
         return logits + message[..., : logits.shape[-2], : logits.shape[-1]]
 
-    def supervised(self, images: Tensor) -> list[Tensor]:
-        """What `gpcore.companion.training` puts the loss on: the logits after the last step."""
-        return [self(images)]
-
 
 def _kernels(images: Tensor, stride: int, alpha: float, beta: float, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gaussians on the grid whose rows sum to one: the spatial one in factors h x h and w x w, bilateral B x N x N."""
     with torch.no_grad():
         grid = _pool(images, stride)
         height, width = grid.shape[-2:]
-        if (size := height * width) > LARGEST_GRID:
-            least = stride
-            while math.prod(-(-extent // least) for extent in images.shape[-2:]) > LARGEST_GRID:
-                least += 1
-            raise ValueError(
-                f"stride: got {stride}, a grid of {height} x {width} = {size} pixels, whose kernel takes "
-                f"{4e-9 * size**2:.1f} GB per image; expected at most {LARGEST_GRID} pixels: use stride={least}"
-            )
+        least, size = stride, height * width
+        while math.prod(-(-extent // least) for extent in images.shape[-2:]) > LARGEST_GRID:
+            least += 1
+        found = f"{stride}, a grid of {height} x {width} = {size} pixels, whose kernel takes {4e-9 * size**2:.1f} GB"
+        expect("stride", f"{found} per image", least == stride, f"at most {LARGEST_GRID} pixels: use stride={least}")
         y, x = torch.arange(height).to(grid), torch.arange(width).to(grid)
         rows, columns = (torch.softmax(-((p[:, None] - p) * stride / gamma).square() / 2, 1) for p in (y, x))
         place = torch.stack(torch.meshgrid(y, x, indexing="ij")) * stride / alpha
