@@ -87,11 +87,10 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 def gain_difference(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> metrics.Interval:
     """By how much the first pair's gain, of counts before and after, lies above the second's on the same images."""
 
-    def gains(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-        scores = [100 * metrics.miou(counts) for counts in (a, b, c, d)]
-        return (scores[1] - scores[0]) - (scores[3] - scores[2])
+    def gain(before: Tensor, after: Tensor) -> Tensor:
+        return 100 * (metrics.miou(after) - metrics.miou(before))
 
-    return metrics.bootstrap(gains, *first, *second)
+    return metrics.bootstrap(lambda a, b, c, d: gain(a, b) - gain(c, d), *first, *second)
 
 
 def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
