@@ -86,6 +86,7 @@ def reproduce(
     # glibc then keeps freed memory for the next tensors, which saves a tenth of the time.
     extra |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
+    queue = longest_first(chosen, figures / study / "runs.csv")  # so that all jobs end at about the same time
     outcomes: list[Outcome] = []
     process: dict[str, Any] = {"env": os.environ | extra}
 
@@ -120,7 +121,7 @@ def reproduce(
             # An interrupt closes the writer first, which ends the notebooks that the pool then waits for.
             with open(reader), ThreadPoolExecutor(jobs) as pool, open(writer, "w"):
                 for last in (False, True):
-                    list(pool.map(one, [notebook for notebook in chosen if (notebook.stem == LAST) == last]))
+                    list(pool.map(one, [notebook for notebook in queue if (notebook.stem == LAST) == last]))
             outcomes.sort(key=lambda outcome: outcome.notebook)
             if record:
                 runs = figures / study / "runs.csv"
@@ -172,6 +173,13 @@ def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[P
         if path in chosen and study not in meant[path]:
             raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
     return [path for path in meant if study in meant[path]]
+
+
+def longest_first(notebooks: Iterable[Path], runs: Path) -> list[Path]:
+    """Notebooks by the seconds that are noted of them, those of which none are in front."""
+    text = runs.read_text(errors="replace") if runs.is_file() else ""
+    seconds = dict(re.findall(r"^(\w+),(\d+)$", text, flags=re.MULTILINE))
+    return sorted(notebooks, key=lambda notebook: -float(seconds.get(notebook.stem, "inf")))
 
 
 def check_parameters(notebook: Path, names: Iterable[str]) -> None:
