@@ -35,7 +35,7 @@ figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=digits ONLY
 	@$(BIN)/python -m gpcore.companion.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
 
 notebooks: $(READY) ## as figures, and write outputs into notebooks/, tables into the README  [ONLY JOBS]
-	$(BIN)/python -m gpcore.companion.reproduce --in-place --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m gpcore.companion.reproduce --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python -m gpcore.companion.report.readme
 
 lab: $(READY) ## open JupyterLab on the notebooks
@@ -55,7 +55,7 @@ test: $(READY) ## lint, types, unit tests, notebook contract, then every committ
 	$(BATCH) $(TESTS) --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lock: $(READY) ## pin requirements.lock afresh from pyproject.toml  [LOCK=--upgrade]
-	$(BIN)/uv pip compile pyproject.toml --quiet --extra test --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --output-file requirements.lock $(LOCK)
 
 clean: ## remove build/ and caches; keeps .venv, data and figures

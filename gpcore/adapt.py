@@ -66,10 +66,10 @@ def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> 
     expect("views", repr(views), not isinstance(views, str) or views in VIEWS, f"one of {', '.join(VIEWS)}")
     views = VIEWS[views] if isinstance(views, str) else views
     furthest = max((abs(view.shift) for view in views), default=0)
-    if not views or views[0] != View() or not all(0 < view.scale < math.inf for view in views):
-        raise ValueError(f"views: got {[*views]}, expected View() first and every scale finite and > 0")
-    if furthest >= min(images.shape[-2:]):
-        raise ValueError(f"views: got a shift by {furthest}, expected less than the images' {[*images.shape[-2:]]}")
+    right = views and views[0] == View() and all(0 < view.scale < math.inf for view in views)
+    expect("views", [*views], right, "View() first and every scale finite and > 0")
+    extent = [*images.shape[-2:]]
+    expect("views", f"a shift by {furthest}", furthest < min(extent), f"less than the images' {extent}")
     seen: list[Tensor] = []
     size: Sequence[int] = ()
     cut = Cut(model, images)
@@ -77,8 +77,8 @@ def augmented(model: nn.Module, images: Tensor, views: str | Sequence[View]) -> 
         for view in views:
             logits = logits_of(cut(view.apply(images)))
             size = size or logits.shape[2:]
-            if furthest and size and size != images.shape[-2:]:
-                raise ValueError(f"views: a shift expects logits of the images' size, got {[*size]}")
+            fits = not furthest or not size or [*size] == extent
+            expect("views", f"a shift and logits of size {[*size]}", fits, f"the images' {extent} for it")
             seen.append(view.undo(logits, size))
         # every view that sees a pixel adds one to its sum over classes: normalising divides by their number
         return torch.stack(seen).logsumexp(0).log_softmax(1)
@@ -96,8 +96,7 @@ class Tent(nn.Module):
 
     def __init__(self, model: nn.Module, *, rate: float = 1e-3) -> None:
         super().__init__()
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"rate: got {rate}, expected a finite number >= 0")
+        expect("rate", rate, 0 <= rate < math.inf, "a finite number, at least 0")
         self.model, self.rate = copy.deepcopy(model).requires_grad_(False), rate
         self.affine: list[nn.Parameter] = []
         for module in self.model.modules():
@@ -105,8 +104,7 @@ class Tent(nn.Module):
                 # without running statistics a layer takes the batch's, in eval mode too
                 module.track_running_stats, module.running_mean, module.running_var = False, None, None
                 self.affine += module.requires_grad_().parameters()
-        if not self.affine:
-            raise ValueError("model: has no batch-norm layer with scale and shift to adapt")
+        expect("model", "no batch-norm layer with scale and shift", self.affine, "one to adapt")
         self.start = copy.deepcopy(self.model.state_dict())
         self.reset()
 

@@ -133,9 +133,38 @@ def pgd(
 ) -> Descent:
     """Projected gradient descent: raises the CE to the labels; targeted, lowers the CE to the labels wanted.
 
-    B x C x H x W images, epsilon in their units. Steps are 2.5 epsilon / steps long unless `step_size` is given. It
-    starts at a random point of the ball or at the images. The model runs in its mode and is left as found.
+    The model runs in its mode and is left as found.
     Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, sections 2.1 and 5.
+
+    Args:
+        model: returns logits B x K or B x K x h x w, in any of the ways that `logits_of` knows.
+        images: B x C x H x W within `bounds`.
+        labels: classes B [x h x w] or distributions B x K [x h x w].
+        epsilon: how far an image may be moved, in its units and in `norm`.
+        steps: how many; 40 are section 5's for MNIST.
+        step_size: their length, 2.5 epsilon / steps if not given.
+        norm: "linf" or "l2".
+        targeted: the labels are wanted, instead of to be avoided.
+        random_start: begin at a random point of the ball, instead of at the images.
+        bounds: the least and the largest value of an image, or None.
+        void: the label of pixels that count nothing.
+        seed: of the start.
+        check: warns of images and outputs that are in odd units.
+
+    Returns:
+        The attacked images and each one's CE before every step, steps x B.
+
+    Raises:
+        ValueError: names the argument that is off, what came and what was expected.
+
+    Example:
+        >>> import torch
+        >>> from gpcore.attacks import pgd
+        >>> model = torch.nn.Conv2d(2, 2, 1, bias=False)
+        >>> model.weight.data = torch.eye(2).view(2, 2, 1, 1)  # a pixel's logits are its two channels
+        >>> images = torch.tensor([[[[0.75, 0.25]], [[0.25, 0.5]]]])  # 0 is predicted on the left, 1 on the right
+        >>> pgd(model, images, torch.tensor([[[0, 1]]]), epsilon=0.125).images.tolist()
+        [[[[0.625, 0.375]], [[0.375, 0.375]]]]
     """
     check_bounds(images, bounds, epsilon, norm)
     cut = Cut(model, images)
@@ -144,6 +173,7 @@ def pgd(
         cross_entropy(cut, labels, void=void, check=check),
         images,
         epsilon=epsilon,
+        # enough to come from anywhere in the ball to its border and to move along it
         step_size=2.5 * epsilon / max(steps, 1) if step_size is None else step_size,
         steps=steps,
         norm=norm,
@@ -158,6 +188,7 @@ def bim(
 ) -> Descent:
     """Basic iterative method or I-FGSM: `pgd`, whose options it takes, from the images themselves.
 
+    Ten steps are section 2.2's least of epsilon + 4 and 1.25 epsilon for 8 of 255 levels.
     Source: Kurakin, Goodfellow, Bengio: Adversarial Examples in the Physical World, section 2.2.
     """
     return pgd(model, images, labels, epsilon, steps=steps, random_start=False, **options)

@@ -19,20 +19,19 @@ def expect(name: str, got: object, holds: object, expected: str) -> None:
 
 def check_images(images: Tensor) -> tuple[float, float]:
     """The least and the largest value of finite floats B x C x H x W, inf and -inf of none.  Raises ValueError."""
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
-        found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {found}, expected floats B x C x H x W")
+    found = f"{images.dtype} of shape {[*images.shape]}" if isinstance(images, Tensor) else type(images).__name__
+    right = isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4
+    expect("images", found, right, "floats B x C x H x W")
     low, high = (value.item() for value in images.aminmax()) if images.numel() else (math.inf, -math.inf)
-    if not high - low < math.inf:
-        raise ValueError("images: got NaN or infinite values, expected finite ones")
+    expect("images", "NaN or infinite values", high - low < math.inf, "finite ones")
     return low, high
 
 
 def check_classes(labels: Tensor) -> None:
     """Raises ValueError unless these are integers."""
-    if not isinstance(labels, Tensor) or labels.dtype == torch.bool or not torch.can_cast(labels.dtype, torch.int64):
-        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels: got {found}, expected integer classes")
+    kind = labels.dtype if isinstance(labels, Tensor) else None
+    right = kind and kind != torch.bool and torch.can_cast(kind, torch.int64)
+    expect("labels", kind or type(labels).__name__, right, "integer classes")
 
 
 def warn_of_units(images: Tensor, logits: Tensor) -> Literal[False]:
@@ -67,10 +66,10 @@ def logits_of(output: Any) -> Tensor:
         logits = output.get("out", output.get("logits"))
     elif isinstance(logits, tuple | list):
         logits = logits[0] if logits else None
-    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() not in (2, 4):
-        found = f"shape {[*logits.shape]}, {logits.dtype}" if isinstance(logits, Tensor) else type(output).__name__
-        expected = 'float logits B x K or B x K x h x w, alone, as "out" or "logits", or first in a tuple'
-        raise ValueError(f"model: its output is {found}, expected {expected}")
+    found = f"{logits.dtype} of shape {[*logits.shape]}" if isinstance(logits, Tensor) else type(output).__name__
+    right = isinstance(logits, Tensor) and logits.is_floating_point() and logits.dim() in (2, 4)
+    expected = 'float logits B x K or B x K x h x w, alone, as "out" or "logits", or first in a tuple'
+    expect("model", f"an output of {found}", right, expected)
     logits = single(logits)
     expect("model", "logits with NaN or infinite values", finite(logits.detach()), "finite ones")
     return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)

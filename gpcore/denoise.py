@@ -30,7 +30,7 @@ class DAE(nn.Module):
 
     Args:
         classes: K.  features: channels of h, whose size is that of pool number `join`.
-        widths: channels of the levels on the way down; the way up mirrors them.
+        widths: channels of the levels on the way down, by default the paper's; the way up mirrors them.
         scale: what h is divided by, about its root mean square, so that it does not drown y.
         identity: with skips, r starts near the softmax of `identity` y, instead of learning first to repeat y.
     Raises ValueError: `join` is not a level before the last, an h of another size, an identity that nothing carries.
@@ -60,7 +60,7 @@ class DAE(nn.Module):
             up = nn.Conv2d(width, above, 3, padding=1)
             nn.init.kaiming_normal_(down.weight, nonlinearity="relu")
             # three quarters of what is unpooled are zeros: twice the weights keep the variance
-            below = 0.1 if identity and level < 2 else 1.0
+            below = 0.1 if identity and level < 2 else 1.0  # so that at first it adds little to y
             nn.init.normal_(up.weight, std=below * (2 if switches else 1) / math.sqrt(9 * width))
             if identity and not level:
                 _carry(down, up, classes, identity)
@@ -71,9 +71,8 @@ class DAE(nn.Module):
         places, before, x = [], [], y
         for level, conv in enumerate(self.down):
             if level == self.join:
-                if x.shape[-2:] != h.shape[-2:]:
-                    sizes = [f"{[*size.shape[-2:]]}" for size in (h, x)]
-                    raise ValueError(f"h: got size {sizes[0]}, expected {sizes[1]}, that of pool number {self.join}")
+                got, expected = [*h.shape[-2:]], [*x.shape[-2:]]
+                expect("h", f"size {got}", got == expected, f"{expected}, that of pool number {self.join}")
                 x = torch.cat([x, h / self.scale], 1)
             before.append(conv(x).relu())
             x, found = F.max_pool2d(before[-1], 2, ceil_mode=True, return_indices=True)
@@ -180,9 +179,36 @@ def given(dae: nn.Module, h: Tensor) -> Callable[[Tensor], Tensor]:
 def refine(
     model: nn.Module, dae: nn.Module, images: Tensor, epsilon: float, *, at: str | None, steps: int = STEPS
 ) -> Inference:
-    """`iterative_inference` from a network's prediction for images, given its features at the module `at`.
+    """Climbs the score that a DAE estimates from a network's prediction: y <- y + epsilon (r(y, h) - y), eq. 6.
 
-    `dae` maps (y, h) to the logits of r; `at` None gives it the images as h.
+    This is `iterative_inference` with y at first the network's softmax. The network is left as found.
+
+    Args:
+        model: returns logits B x K x H x W, in any of the ways that `logits_of` knows.
+        dae: maps y, B x K x H x W, and h to the logits of r, such as a trained `DAE`.
+        images: B x 3 x H x W in [0, 1].
+        epsilon: the share of the way to r that a step goes, above 0 and at most 1.
+        at: the module, by the end of its name, whose output is h; None for the images themselves.
+        steps: the most that an image takes.
+
+    Returns:
+        y at the start and after every step, and how many steps each image took.
+
+    Raises:
+        ValueError: names the argument that is off, what came and what was expected.
+
+    Example:
+        >>> import torch
+        >>> from gpcore.denoise import refine
+        >>> class Unsure(torch.nn.Module):  # r is 1/2 for both classes
+        ...     def forward(self, y, h):
+        ...         return torch.zeros_like(y)
+        >>> model = torch.nn.Conv2d(2, 2, 1, bias=False)
+        >>> model.weight.data = 500 * torch.eye(2).view(2, 2, 1, 1)  # it is sure of the larger of two channels
+        >>> images = torch.tensor([[[[0.75, 0.25]], [[0.25, 0.5]]]])
+        >>> out = refine(model, Unsure(), images, 0.5, at=None, steps=2)
+        >>> out.trajectory[:, 0, 0].tolist()  # the first class's share: half of the way to 1/2, then half of the rest
+        [[[1.0, 0.0]], [[0.75, 0.25]], [[0.625, 0.375]]]
     """
     y, h = candidate(model, images, at)
     with torch.no_grad():

@@ -39,10 +39,10 @@ def pseudo_labels(
         expect("labels", found, labels.shape == size, f"an integer map of shape {[*size]}")
         labels = labels.to(logits.device, torch.int64)
         known = labels != void
-        wrong = labels[known & ((labels < 0) | (labels >= classes))]
-        if len(wrong):
-            raise ValueError(f"labels: got class {wrong[0].item()}, expected 0 to {classes - 1} or void = {void}")
+        wrong = labels[known & ((labels < 0) | (labels >= classes))][:1].tolist()
+        expect("labels", f"class {wrong and wrong[0]}", not wrong, f"0 to {classes - 1} or void = {void}")
         return _onehot(labels * known, classes, logits) * known.unsqueeze(1)
+    expect("labels", repr(labels), labels in LABELS, f"a tensor or one of {', '.join(LABELS)}")
     if labels == "onehot":
         return _onehot(logits.max(1).indices, classes, logits)  # four times as fast as argmax, which this is
     if labels == "top2":
@@ -50,14 +50,12 @@ def pseudo_labels(
         return (_onehot(first, classes, logits) + _onehot(second, classes, logits)) / 2
     if labels == "uniform":
         return torch.full_like(logits, 1 / classes)
-    if labels in ("random", "random-image"):
-        generator = as_generator(seed)
-        shape = size[1:] if labels == "random" else [1] * (len(size) - 1)
-        chosen = torch.empty(size, dtype=torch.int64)
-        for each in chosen:
-            each.copy_(torch.randint(classes, shape, generator=generator, device=generator.device))
-        return _onehot(chosen.to(logits.device), classes, logits)
-    raise ValueError(f"labels: got {labels!r}, expected a tensor or one of {', '.join(LABELS)}")
+    generator = as_generator(seed)
+    shape = size[1:] if labels == "random" else [1] * (len(size) - 1)
+    chosen = torch.empty(size, dtype=torch.int64)
+    for each in chosen:
+        each.copy_(torch.randint(classes, shape, generator=generator, device=generator.device))
+    return _onehot(chosen.to(logits.device), classes, logits)
 
 
 def logit_signal(logits: Tensor, target: Tensor, signal: str = "ce") -> Tensor:

@@ -10,6 +10,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import binomtest
 from torch import Tensor
 
+from gpcore.checks import expect
+
 
 class Interval(NamedTuple):
     """A measured value with the ends of its bootstrap 95 % interval over images."""
@@ -17,10 +19,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-    def named(self, name: str) -> dict[str, float]:
-        """For the ledger: {name: value, name_low: low, name_high: high}."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 class McNemar(NamedTuple):
@@ -36,16 +34,15 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int, void: int) -> Ten
 
     Maps of whole numbers, equal in shape: `predicted` in [0, K), `labels` in [0, K) or `void`; else a ValueError.
     """
-    if predicted.shape != labels.shape:
-        raise ValueError(f"predicted: got shape {[*predicted.shape]}, expected that of labels, {[*labels.shape]}")
+    shape, expected = [*predicted.shape], [*labels.shape]
+    expect("predicted", f"shape {shape}", shape == expected, f"that of labels, {expected}")
     for name, values in (("predicted", predicted), ("labels", labels)):
-        if not torch.can_cast(values.dtype, torch.long):
-            raise ValueError(f"{name}: got {values.dtype}, expected whole numbers")
+        expect(name, values.dtype, torch.can_cast(values.dtype, torch.long), "whole numbers")
     predicted, labels = predicted.long(), labels.long()  # cells need not fit into narrower numbers
     known = labels != void
     for name, values in (("predicted", predicted), ("labels", labels[known])):
-        if (outside := values[(values < 0) | (values >= classes)]).numel():
-            raise ValueError(f"{name}: got class {outside[0]}, expected 0 to {classes - 1}, or {void} in labels")
+        outside = values[(values < 0) | (values >= classes)][:1].tolist()
+        expect(name, f"class {outside and outside[0]}", not outside, f"0 to {classes - 1}, or {void} in labels")
     return torch.bincount(labels[known] * classes + predicted[known], minlength=classes**2).view(classes, classes)
 
 

@@ -16,7 +16,7 @@ from gpcore.progress import progress
 from gpcore.untouched import untouched
 
 BEYOND = 1e-4  # by which DeepFool steps over a border: where images are clipped it may else never get there
-LEAST_C = 1e-5  # to which L-BFGS finds its weight
+LEAST_C = 1e-5  # foolbox's, to which L-BFGS finds its weight
 
 
 class Adversarial(NamedTuple):
@@ -132,9 +132,9 @@ def _lbfgs(
     logits, start = predict(image), image.flatten().double().cpu().numpy()
     other = _without(pseudo_labels(logits, label, void=void), logits).argmax(1).where(label != void, void)
     objective = cross_entropy(rest, label if targeted else other, void=void)
-    box, options = bounds and optimize.Bounds(*bounds), {"maxcor": 15, "maxiter": iterations}
+    box, options = bounds and optimize.Bounds(*bounds), {"maxcor": 15, "maxiter": iterations}  # 15: foolbox's memory
     found, low, high = Adversarial(image, fooled(logits, label, targeted=targeted, void=void) >= share), 0.0, 0.0
-    while not found.fooled.all() and high < 2**30 * LEAST_C:
+    while not found.fooled.all() and high < 2**30 * LEAST_C:  # its 30 doublings
         low, high = high, 2 * (high or LEAST_C)
         found = attempt(high)
     while found.fooled.all() and high - low >= LEAST_C:

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("GPCORE_DATA", ROOT / "data"))  # downloaded data sets and checkpoints, never committed
+CHECKOUT = (ROOT / "pyproject.toml").is_file()  # an installed library has no data and figures beside it
+# Downloaded data sets and checkpoints, never committed; without a checkout in the folder that one works in.
+DATA = Path(os.environ.get("GPCORE_DATA", ROOT / "data" if CHECKOUT else "data"))
 PAPER = ROOT / "data" / "paper"  # published numbers, one CSV per table
 WEIGHTS = ROOT / "data" / "weights"  # our trained networks
 FIGURES = Path(os.environ.get("GPCORE_FIGURES", ROOT / "figures"))  # what notebooks write

@@ -63,13 +63,44 @@ def guide(
 ) -> Guided:
     """Predicts, perturbs toward the label and predicts again: x + epsilon * sign(g), g = d(z . s)/dx for logits z.
 
-    s is `logit_signal` of the (pseudo-)`labels`, held constant. epsilon > 0 (image units, [0, 1]; at a layer its own)
-    lowers the cross-entropy to the label, or the entropy for signal "entropy"; epsilon < 0 is FGSM. `at` perturbs a
-    named module's output instead of the B x C x H x W images; `weight` makes B x 1 [x h x w] factors of s from z;
-    `steps` repeats, the pseudo-label renewed each time or kept; `bounds` clips each step; `check` warns of images and
-    outputs that are in odd units. The model runs in its mode, threads may share it in evaluation mode, and it is left
-    as found.  Raises ValueError, naming the argument that is off.
+    s is `logit_signal` of the (pseudo-)labels, held constant. The model runs in its mode, threads may share it in
+    evaluation mode, and it is left as found.
     Source: section 3.1, figure 2; for the sign of epsilon and "eq5", appendix eq. (5).
+
+    Args:
+        model: returns logits B x K or B x K x h x w, in any of the ways that `logits_of` knows.
+        images: B x C x H x W in [0, 1].
+        epsilon: in units of the images, at a module of its output. Above 0 it lowers the cross-entropy to the label, or
+            the entropy for signal "entropy"; below 0 it is FGSM.
+        labels: what `pseudo_labels` makes of the logits by this name, or of this tensor.
+        at: the module, by the end of its name, whose output is perturbed instead of the images.
+        steps: how often that is done.
+        renew: every step takes its pseudo-label from the logits before it, instead of all the first one.
+        signal: "ce", "eq5" or "entropy".
+        weight: makes of z what s is multiplied by, B x 1 [x h x w].
+        direction: "sign", or "linf" or "l2" for g over its norm, see `normalise`.
+        bounds: (low, high) to which images are clipped after each step.
+        void: the label of pixels that count nothing.
+        seed: of random labels.
+        check: warns of images and outputs that are in odd units.
+
+    Returns:
+        The logits before and after, what was perturbed and by which signal.
+
+    Raises:
+        ValueError: names the argument that is off, what came and what was expected.
+
+    Example:
+        >>> import torch
+        >>> from gpcore import guide
+        >>> model = torch.nn.Conv2d(2, 2, 1, bias=False)
+        >>> model.weight.data = torch.eye(2).view(2, 2, 1, 1)  # a pixel's logits are its two channels
+        >>> images = torch.tensor([[[[0.75, 0.25]], [[0.25, 0.5]]]])  # 0 is predicted on the left, 1 on the right
+        >>> out = guide(model, images, epsilon=0.125)
+        >>> out.signal.sign().tolist()
+        [[[[1.0, -1.0]], [[-1.0, 1.0]]]]
+        >>> out.after.tolist()
+        [[[[0.875, 0.125]], [[0.125, 0.625]]]]
     """
     expect("steps", steps, steps >= 1, "at least 1")
     _check(images, [epsilon], signal, direction, at, bounds)
@@ -108,7 +139,25 @@ def sweep(
     seed: int | torch.Generator = 0,
     check: bool = True,
 ) -> Iterator[tuple[float, Tensor]]:
-    """Yields (epsilon, logits after a one-step `guide` with that epsilon) from a single backward pass."""
+    """Yields (epsilon, logits after a one-step `guide` with that epsilon) from a single backward pass.
+
+    Args:
+        epsilons: in the order of the answers; all else is `guide`'s.
+
+    Raises:
+        ValueError: as `guide`, once the first answer is asked for.
+
+    Example:
+        >>> import torch
+        >>> from gpcore import sweep
+        >>> model = torch.nn.Conv2d(2, 2, 1, bias=False)
+        >>> model.weight.data = torch.eye(2).view(2, 2, 1, 1)  # a pixel's logits are its two channels
+        >>> images = torch.tensor([[[[0.75, 0.25]], [[0.25, 0.5]]]])  # 0 is predicted on the left, 1 on the right
+        >>> for epsilon, logits in sweep(model, images, [-0.125, 0.125]):
+        ...     print(epsilon, logits.tolist())
+        -0.125 [[[[0.625, 0.375]], [[0.375, 0.375]]]]
+        0.125 [[[[0.875, 0.125]], [[0.125, 0.625]]]]
+    """
     epsilons = list(epsilons)
     _check(images, epsilons, signal, direction, at, bounds)
 
@@ -132,9 +181,23 @@ def sweep(
 
 
 class GuidedPerturbation(nn.Module):
-    """A drop-in for `model` that answers for the perturbed input; options are those of `guide`.
+    """A drop-in for `model` that answers for the perturbed input, in the form in which `model` answers.
 
-    Returns what `model(images)` returns: logits, or a dictionary that holds them under "out".
+    Args:
+        model, epsilon, options: those of `guide`.
+
+    Raises:
+        TypeError: an option that `guide` has not.
+        ValueError: as `guide`, when it is called.
+
+    Example:
+        >>> import torch
+        >>> from gpcore import GuidedPerturbation
+        >>> model = torch.nn.Conv2d(2, 2, 1, bias=False)
+        >>> model.weight.data = torch.eye(2).view(2, 2, 1, 1)  # a pixel's logits are its two channels
+        >>> better = GuidedPerturbation(model, epsilon=0.125)
+        >>> better(torch.tensor([[[[0.75, 0.25]], [[0.25, 0.5]]]])).tolist()
+        [[[[0.875, 0.125]], [[0.125, 0.625]]]]
     """
 
     def __init__(self, model: nn.Module, epsilon: float, **options: Any) -> None:

@@ -45,10 +45,40 @@ def inpaint(
 ) -> Descent:
     """Fills holes to fit labels: lowers CE(x, labels) + outside * mean(((x - images) (1 - mask))^2), eq. 6.
 
-    Images B x C x H x W, labels B x h x w, mask B x H x W, True in the holes; CE is the mean over an image's non-void
-    pixels. `projected_gradient` begins at the `fill`ed images, stays within epsilon of them and returns the best
-    iterates and all objectives, (steps + 1) x B. `noise`, drawn from `seed`, is the most that is added to holes before.
-    The model runs in its mode and is left as found.  Raises ValueError, naming the argument that is off.
+    The loop is `projected_gradient`, from the `fill`ed images on; CE is the mean over an image's pixels that are not
+    void. The model runs in its mode and is left as found.
+
+    Args:
+        model: returns logits B x K x h x w, in any of the ways that `logits_of` knows.
+        images: B x C x H x W within `bounds`.
+        labels: classes B x h x w of the whole pictures, holes too.
+        mask: B x H x W, True in the holes.
+        epsilon: how far a picture may get from the filled image, in units of the images and in `norm`.
+        step_size: the length of a step in `norm`.
+        steps: how many.
+        norm: "linf" or "l2".
+        outside: the weight of changes outside the holes.
+        noise: the most that is added to the holes' filling, at random.
+        bounds: the least and the largest value of an image, or None.
+        void: the label of pixels that count nothing.
+        seed: of the noise.
+
+    Returns:
+        Each picture at its least objective, and all objectives, (steps + 1) x B.
+
+    Raises:
+        ValueError: names the argument that is off, what came and what was expected.
+
+    Example:
+        >>> import torch
+        >>> from gpcore.synthesis import inpaint
+        >>> model = torch.nn.Conv2d(2, 2, 1, bias=False)
+        >>> model.weight.data = torch.eye(2).view(2, 2, 1, 1)  # a pixel's logits are its two channels
+        >>> images = torch.tensor([[[[0.75, 0.0]], [[0.25, 0.0]]]])
+        >>> labels = torch.tensor([[[255, 1]]])  # nothing is asked of the left pixel, the right one
+        >>> mask = torch.tensor([[[False, True]]])  # is a hole, which is first filled with the left one's colour
+        >>> inpaint(model, images, labels, mask, norm="linf", epsilon=0.5, step_size=0.25, steps=2).images.tolist()
+        [[[[0.75, 0.25]], [[0.25, 0.75]]]]
     """
     check_bounds(images, bounds, epsilon, norm)
     check_classes(labels)
@@ -119,7 +149,8 @@ def hole_error(found: Tensor, images: Tensor, mask: Tensor) -> Tensor:
 def high_frequency(pictures: Tensor, *, radius: float = 0.25) -> Tensor:
     """The share of spectral energy at over `radius` cycles per pixel, B, of B x C x H x W pictures or perturbations.
 
-    Channels' means count for nothing. White noise has about 1 - pi radius^2, up to a radius of .5; zeros have 0.
+    Channels' means count for nothing. White noise has about 1 - pi radius^2, up to a radius of .5, the finest that a
+    grid shows and twice the default; zeros have 0.
     """
     energy = torch.fft.fft2(pictures).abs().square()
     y, x = (torch.fft.fftfreq(size, device=pictures.device) for size in pictures.shape[-2:])

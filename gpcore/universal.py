@@ -124,7 +124,7 @@ def gd_uap(
         with torch.no_grad():
             v.clamp_(-epsilon, epsilon)
             before, saturation = saturation, (v.abs() >= epsilon).double().mean().item()
-            if saturation > 0.5 and abs(saturation - before) < 1e-5:
+            if saturation > 0.5 and abs(saturation - before) < 1e-5:  # the code's limits
                 v /= 2
     return Universal(best[0], tuple(history))
 

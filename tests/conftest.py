@@ -1,15 +1,17 @@
 """What several tests share."""
 
+import ast
 import dataclasses
 
+import nbformat
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Study
-from gpcore.networks import fcn_small
+from gpcore import paths
+from gpcore.companion.studies import DIGITS, Study
+from gpcore.networks.fcn import fcn_small
 
 EPSILON = 0.02
 CRF = {"gaussian": (3, 3), "bilateral": (20, 30, 3)}
@@ -42,6 +44,17 @@ def iou(hits):
 def scenes(study):
     """The four test images of `study`: pairs of 1 x 3 x H x W and 1 x H x W."""
     return [study.scene(i) for i in study.indices("test")]
+
+
+def defined_in(notebook, *names, **given):
+    """What a notebook's cells define under some names, run after its imports and the `given` names, as a dictionary."""
+    cells = nbformat.read(paths.ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    for line in ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code")).body:
+        targets = [node for target in getattr(line, "targets", []) for node in ast.walk(target)]
+        found = {getattr(line, "name", None), *(getattr(node, "id", None) for node in targets)}
+        if isinstance(line, ast.Import | ast.ImportFrom) or found & {*names}:
+            exec(compile(ast.Module([line], []), notebook, "exec"), given)
+    return given
 
 
 @pytest.fixture

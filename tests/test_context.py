@@ -1,6 +1,6 @@
 import torch
 
-from gpcore.networks import ContextModule
+from gpcore.networks.context import ContextModule
 
 
 def test_untrained_module_returns_the_class_map():

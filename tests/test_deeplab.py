@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from gpcore.networks import DeepLab, deeplab_small, deeplab_vgg16
+from gpcore.networks.deeplab import DeepLab, deeplab_small, deeplab_vgg16
 
 
 def tiny(rates) -> DeepLab:

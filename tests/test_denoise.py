@@ -9,7 +9,7 @@ from torch import nn
 
 from gpcore import denoise
 from gpcore.denoise import DAE, iterative_inference
-from gpcore.networks import fcn_small
+from gpcore.networks.fcn import fcn_small
 
 SIZES = (8, 12, 16, 12)
 

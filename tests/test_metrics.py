@@ -124,9 +124,9 @@ def test_gain_is_paired():
     assert high - low < 0.1 < metrics.score(before).high - metrics.score(before).low
 
 
-def test_gain_table_is_zero_at_its_base():
+def test_gains_are_zero_at_their_base():
     counts = torch.tensor([[[2, 2], [2, 2]], [[4, 0], [0, 4]], [[4, 0], [4, 0]]])[:, None].expand(3, 6, 2, 2)
-    rows = tables.gain_table({"a": counts}, [0.0, 1.0, 2.0], base=1).set_index("epsilon")  # mIoU 1/3, 1, 1/4
+    rows = tables.gains(dict(enumerate(counts)), "epsilon", base=1)  # mIoU 1/3, 1, 1/4
     for values in (rows["gain"], rows["low"], rows["high"]):
         assert values.tolist() == pytest.approx([-200 / 3, 0, -75])
     assert rows["miou"].tolist() == pytest.approx([100 / 3, 100, 25])
@@ -151,10 +151,9 @@ def test_distance_medians_and_shares_by_hand():
 
 def test_per_class_table_by_hand():
     counts = torch.tensor([[[3, 0], [1, 2]], [[0, 1], [1, 2]]])  # together 3 1 / 2 4
-    published = pd.DataFrame({"score": ["global accuracy"], "published": [88.1]})
-    table = tables.per_class(counts, ("a", "b"), published).set_index("score")
-    assert table["ours"].tolist() == pytest.approx([50, 400 / 7, (50 + 400 / 7) / 2, 70])
-    assert table["published"].isna().tolist() == [True, True, True, False]
+    table = tables.by_class({"ours": counts}, ("a", "b")).set_index("method")
+    assert table.loc["ours"].tolist() == pytest.approx([50, 400 / 7, (50 + 400 / 7) / 2, 70])
+    assert list(table) == ["a", "b", "mean IoU", "global accuracy"]
 
 
 def test_mcnemar_is_the_exact_binomial_test():

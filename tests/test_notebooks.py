@@ -57,8 +57,9 @@ def test_one_parameters_cell_with_the_default_study(notebook: NotebookNode) -> N
     assert re.search(r'^study = "digits"(\s*#.*)?$', tagged[0].source, flags=re.MULTILINE)
 
 
-def test_names_known_studies(notebook: NotebookNode) -> None:
-    assert {"digits"} <= set(notebook.metadata.get("studies", ["digits"])) <= set(studies.STUDIES)
+def test_needs_what_the_digits_have_and_whatever_it_has_run_on(path: Path, notebook: NotebookNode) -> None:
+    drawn = {folder.parent.name for folder in (paths.ROOT / "figures").glob(f"*/{path.stem}")}
+    assert {"digits"} <= drawn <= set(studies.suited(notebook.metadata.get("needs", ())))
 
 
 def test_executed_in_order_without_complaint(notebook: NotebookNode) -> None:

@@ -1,10 +1,17 @@
-"""pyproject.toml, environment.yml and the lock name the same packages, the lock no place; CI starts from nothing."""
+"""pyproject.toml, environment.yml and the lock name the same packages, the lock no place; CI starts from nothing.
 
+All that is imported is named there, and the method runs from its wheel without the companion's packages.
+"""
+
+import ast
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -24,16 +31,49 @@ def parse(requirement: str) -> tuple[str, str]:
     return name, bound
 
 
-def direct() -> dict[str, str]:
-    extras = PROJECT["project"]["optional-dependencies"]
-    assert list(extras) == ["test"]
-    return dict(map(parse, PROJECT["project"]["dependencies"] + extras["test"]))
+BARE = dict(map(parse, PROJECT["project"]["dependencies"]))
+EXTRAS = {name: dict(map(parse, extra)) for name, extra in PROJECT["project"]["optional-dependencies"].items()}
+COMPANION = BARE | EXTRAS["companion"]
+DIRECT = COMPANION | EXTRAS["test"]
+
+
+def installed() -> dict[str, set[str]]:
+    """What is installed, by the names that it is imported under, each with the listed packages that bring it."""
+    ours = {there: here for here, there in CONDA.items()}
+    listed = {
+        name: {re.sub(r"[-_.]+", "-", d).lower() for d in found} for name, found in packages_distributions().items()
+    }
+    return {name: {ours.get(d, d) for d in found} & {*DIRECT} for name, found in listed.items()}
+
+
+INSTALLED = installed()
+BEYOND = {name for name, found in INSTALLED.items() if found & {*EXTRAS["companion"]}}
+
+
+def test_the_method_needs_four_packages_and_no_package_stands_in_two_lists_with_two_bounds() -> None:
+    assert list(BARE) == ["torch", "numpy", "scipy", "tqdm"]
+    assert list(EXTRAS) == ["crf", "companion", "test"]
+    assert EXTRAS["crf"].items() <= EXTRAS["companion"].items()
+    assert len(DIRECT) == len(BARE) + len(EXTRAS["companion"]) + len(EXTRAS["test"])
+
+
+@pytest.mark.parametrize(("folder", "listed"), [("gpcore", COMPANION), ("tests", DIRECT)])
+def test_what_is_imported_is_listed(folder: str, listed: dict[str, str]) -> None:
+    files, unlisted = [*(paths.ROOT / folder).rglob("*.py")], set()
+    known = {*sys.stdlib_module_names, "gpcore", *(file.stem for file in files if folder == "tests")}
+    known |= {name for name, found in INSTALLED.items() if found & {*listed}}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            unlisted |= {(file.name, name) for name in names if name.partition(".")[0] not in known}
+    assert files and unlisted == set()
 
 
 def test_environment_holds_the_packages_of_pyproject() -> None:
     environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
     conda = dict(map(parse, environment["dependencies"]))
-    expected = {CONDA.get(name, name): bound for name, bound in direct().items()}
+    expected = {CONDA.get(name, name): bound for name, bound in DIRECT.items()}
     expected["pydensecrf"] = ""  # another fork than the index's, with versions of its own
     assert {name: bound for name, bound in conda.items() if name not in ONLY_CONDA} == expected
     assert conda["python"] == PROJECT["project"]["requires-python"]
@@ -42,18 +82,69 @@ def test_environment_holds_the_packages_of_pyproject() -> None:
 
 def test_the_eight_are_among_them() -> None:
     eight = {"jupyterlab", "torch", "torchvision", "papermill", "matplotlib", "seaborn", "pydensecrf2", "nbval"}
-    assert eight <= set(direct())
+    assert eight <= set(DIRECT)
 
 
 def test_lock_pins_every_direct_package_and_hashes_all() -> None:
     entries = re.findall(r"^([a-z0-9-]+)==\S+.*\\\n    --hash=sha256:[0-9a-f]{64}", LOCK, flags=re.MULTILINE)
-    assert set(direct()) <= set(entries)
+    assert set(DIRECT) <= set(entries)
     assert len(entries) == len(re.findall(r"^[^\s#]", LOCK, flags=re.MULTILINE))
 
 
 def test_lock_names_no_place() -> None:
     for word in ("://", "--index", "--extra-index", "--find-links", "file:", " /", "@"):
         assert word not in LOCK, word
+
+
+def run(code: str, folder: Path) -> str:
+    """What Python code prints in a fresh process that finds gpcore in `folder`, from which it runs."""
+    process = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_the_method_imports_nothing_of_the_companion() -> None:
+    files = [path for folder in ("gpcore", "gpcore/networks") for path in (paths.ROOT / folder).glob("[a-z]*.py")]
+    method = [".".join(file.relative_to(paths.ROOT).with_suffix("").parts) for file in files]
+    loaded = {*run(f"import sys, {', '.join(method)}\nprint(*sys.modules)", paths.ROOT).split()}
+    assert {"matplotlib", "pandas", "sklearn", "torchvision", "mlxtend", "pydensecrf"} <= BEYOND
+    assert {"torch", "gpcore.metrics", "gpcore.networks.fcn"} <= loaded and not loaded & (BEYOND | {"gpcore.companion"})
+
+
+SMOKE = """
+import sys
+
+sys.modules.update(dict.fromkeys(BEYOND))  # whose import then raises ModuleNotFoundError
+import torch
+from gpcore import GuidedPerturbation, guide, paths
+from gpcore.attacks import pgd
+
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+model[1].weight.data = torch.eye(2)  # the logits are the two pixels
+images = torch.tensor([[[[0.25, 0.5]]]])
+print(guide(model, images, 0.125).after.tolist(), GuidedPerturbation(model, -0.125)(images).tolist())
+print(pgd(model, images, torch.tensor([1]), 0.25).images.tolist(), paths.DATA)
+try:
+    import gpcore.companion
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_the_wheel_alone_runs_the_method(tmp_path: Path) -> None:
+    source, unpacked = tmp_path / "source", tmp_path / "unpacked"
+    shutil.copytree(paths.ROOT / "gpcore", source / "gpcore", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(paths.ROOT / file, source)
+    run(f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})", source)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    (metadata,) = unpacked.glob("*.dist-info/METADATA")
+    required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata.read_text(), flags=re.MULTILINE)
+    assert required == ["torch", "numpy", "scipy", "tqdm"]
+    attacked, companion = run(f"BEYOND = {BEYOND}{SMOKE}", unpacked).split("\n", 1)
+    assert attacked == "[[0.125, 0.625]] [[0.375, 0.375]]"
+    assert companion.startswith("[[[[0.5, 0.25]]]] data\ngpcore.companion works on a checkout's data")
 
 
 @pytest.mark.parametrize("status", [0, 3])
@@ -71,8 +162,8 @@ def test_ci_sets_up_as_a_newcomer_does(tmp_path: Path, status: int) -> None:
     (tmp_path / "make").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
     environment = os.environ | dict.fromkeys(caches, str(old)) | path
-    run = subprocess.run([clone / ".ci/run"], env=environment, capture_output=True, text=True)
+    ci = subprocess.run([clone / ".ci/run"], env=environment, capture_output=True, text=True)
     kept = ["left"] * 5
-    assert run.stdout.split() == ["setup"] * 4 + (kept + ["test"] * 4) * (status == 0)
-    assert run.returncode == status
+    assert ci.stdout.split() == ["setup"] * 4 + (kept + ["test"] * 4) * (status == 0)
+    assert ci.returncode == status
     assert not any(temporary.iterdir())

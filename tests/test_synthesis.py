@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from tqdm import tqdm
 
 from gpcore import synthesis
-from gpcore.networks import fcn_small
+from gpcore.networks.fcn import fcn_small
 from gpcore.synthesis import fill, generate, high_frequency, hole_error, inpaint
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gpcore.networks import UNet, unet_small
+from gpcore.networks.unet import UNet, unet_small
 
 
 def tiny(joins: dict[int, tuple[float, float]], *, batch_norm: bool = False) -> UNet:

@@ -1,9 +1,9 @@
 """What a computation costs: floating-point operations, bytes of tensors alive at one time, milliseconds."""
 
 import functools
-import time
 import weakref
 from collections.abc import Callable, Mapping
+from timeit import timeit
 from typing import Any
 
 import pandas as pd
@@ -13,8 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpcore import paths
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 ALONE = "network alone"
@@ -72,8 +71,7 @@ def relative(tasks: Mapping[str, Callable[[Tensor], object]], images: Tensor) ->
         with FlopCounterMode(display=False) as flops, torch.no_grad():
             task(images.clone())  # which no earlier task has seen, in case one remembers
         spent[name] = flops.get_total_flops()
-    first = next(iter(spent.values()))
-    return pd.Series({name: count / first for name, count in spent.items()})
+    return pd.Series({name: count / next(iter(spent.values())) for name, count in spent.items()})
 
 
 def operations(study: Study, name: str) -> pd.DataFrame:
@@ -81,30 +79,15 @@ def operations(study: Study, name: str) -> pd.DataFrame:
     for one batch of the study's."""
     rows = []
     for place, task in _tasks(study, name).items():
-        with FlopCounterMode(display=False) as flops:
-            task()
-        with PeakMemory() as memory:
+        with FlopCounterMode(display=False) as flops, PeakMemory() as memory:
             task()
         rows.append((place, flops.get_total_flops() / 1e9, memory.peak / 1e6))
     return pd.DataFrame(rows, columns=["place", "gflop", "megabytes"])
 
 
-def timing(study: Study, name: str, *, repeats: int = 9, again: bool = False) -> pd.DataFrame:
-    """Milliseconds of the same, medians over rounds in which every place has its turn; torch's current threads.
-
-    Times differ from run to run, so those committed with the figures are read back unless there are none or `again`.
-    """
-    recorded = paths.FINISHED / study.name / "09_truncated" / "timing.csv"
-    if recorded.is_file() and not again:
-        return pd.read_csv(recorded)
+def timing(study: Study, name: str, *, repeats: int = 9) -> pd.DataFrame:
+    """Milliseconds of the same, medians over rounds in which every place has its turn; torch's current threads."""
     tasks = _tasks(study, name)
-    rounds = []
-    for _ in range(repeats + 1):
-        times = {}
-        for place, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            times[place] = 1000 * (time.perf_counter() - start)
-        rounds.append(times)
+    rounds = [{place: 1000 * timeit(task, number=1) for place, task in tasks.items()} for _ in range(repeats + 1)]
     median = pd.DataFrame(rounds[1:]).median()  # the first round warms up
     return median.rename_axis("place").rename("milliseconds").reset_index()

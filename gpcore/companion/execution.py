@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,19 @@ def read_code(executed: Path) -> list[NotebookNode]:
 
 
 def copy_outputs(executed: Path, notebook: Path) -> None:
-    """Write outputs and execution counts of an executed copy into the notebook, and nothing else (atomically)."""
+    """Write outputs and execution counts of an executed copy into the notebook, and nothing else (atomically).
+
+    Printed text arrives in pieces cut by time; joined, two runs give the same file.
+    """
     source = nbformat.read(notebook, as_version=4)
     for cell, done in zip(source.cells, nbformat.read(executed, as_version=4).cells, strict=True):
         if cell.cell_type == "code":
-            cell.execution_count = done.execution_count
-            cell.outputs = merge_streams(done.outputs)
+            cell.execution_count, cell.outputs = done.execution_count, done.outputs[:1]
+            for output in done.outputs[1:]:
+                if output.output_type == "stream" and output.get("name") == cell.outputs[-1].get("name"):
+                    cell.outputs[-1].text += output.text
+                else:
+                    cell.outputs.append(output)
     replace_file(notebook, (nbformat.writes(source) + "\n").encode())
 
 
@@ -82,17 +89,6 @@ def replace_file(path: Path, content: bytes) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
-    """Printed text arrives in pieces cut by time; joined, two runs give the same file."""
-    merged: list[NotebookNode] = []
-    for output in outputs:
-        if merged and output.output_type == "stream" and output.get("name") == merged[-1].get("name"):
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    return merged
 
 
 def follow(timeout: float) -> None:

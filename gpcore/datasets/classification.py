@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gpcore import paths
+from gpcore.checks import expect
 from gpcore.datasets.digits import EXAMPLES, handwriting
 
 DIGITS = tuple("0123456789")
@@ -28,10 +29,8 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, source: str, split: str) -> None:
-        if source not in SOURCES:
-            raise ValueError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
-        if split not in ("train", "val", "test"):
-            raise ValueError(f"split: got {split!r}, expected train, val or test")
+        expect("source", repr(source), source in SOURCES, f"one of {', '.join(SOURCES)}")
+        expect("split", repr(split), split in EXAMPLES, f"one of {', '.join(EXAMPLES)}")
         self.pictures, self.labels = SOURCES[source](split)
 
     def __len__(self) -> int:
@@ -65,9 +64,10 @@ def _cifar10(train: bool, root: Path) -> tuple[Tensor, Tensor]:
     files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
     batches = [np.fromfile(folder / file, np.uint8) for file in files]
     for file, batch in zip(files, batches, strict=True):
-        if not len(batch) or len(batch) % 3073 or batch[::3073].max() > 9:
-            found = f"{len(batch)} bytes, labels up to {batch[::3073].max(initial=0)}"
-            raise ValueError(f"{folder / file}: got {found}, expected rows of a label from 0 to 9 and 3072 values")
+        most = batch[::3073].max(initial=0)
+        right = len(batch) and len(batch) % 3073 == 0 and most <= 9
+        found = f"{len(batch)} bytes, labels up to {most}"
+        expect(f"{folder / file}", found, right, "rows of a label from 0 to 9 and 3072 values")
     rows = torch.from_numpy(np.concatenate(batches)).view(-1, 3073)
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
 

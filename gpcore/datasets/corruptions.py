@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from gpcore.checks import check_images, expect
+
 KINDS = ("noise", "blur", "contrast", "fog")
 SEVERITIES = 5
 # ImageNet-C's: standard deviation, the same in pixels of 224, share of the contrast that is left, thickness of the fog
@@ -29,13 +31,10 @@ def corrupt(images: Tensor, kind: str, severity: int, *, seed: int | torch.Gener
     Raises ValueError: unknown kind, severity outside 1 to 5, images that are no such floats.
     Source: section 4.1 and its published constants; the field is smooth noise in octaves instead of a plasma fractal.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(KINDS)}")
-    if severity not in range(1, SEVERITIES + 1):
-        raise ValueError(f"severity: got {severity}, expected 1 to {SEVERITIES}")
-    if not images.is_floating_point() or images.dim() != 4 or not ((images >= 0) & (images <= 1)).all():
-        found = f"{images.dtype} of shape {[*images.shape]}"
-        raise ValueError(f"images: got {found}, expected floats B x C x H x W in [0, 1]")
+    expect("kind", repr(kind), kind in KINDS, f"one of {', '.join(KINDS)}")
+    expect("severity", severity, severity in range(1, SEVERITIES + 1), f"1 to {SEVERITIES}")
+    low, high = check_images(images)
+    expect("images", f"values {low:.4g} to {high:.4g}", low >= 0 and high <= 1, "them in [0, 1]")
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     corrupted = torch.empty_like(images)
     for i, image in enumerate(images):

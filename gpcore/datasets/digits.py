@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 from torch.utils.data import Dataset
 
+from gpcore.checks import expect
+
 CLASSES = (*"0123456789", "ground")
 GROUND = 10
 VOID = 255  # mosaics have no void pixels; the value exists so that all data sets look alike
@@ -54,8 +56,7 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, split: str, count: int, *, seed: int = 0, noise: float = 0.1, scenes: bool = False) -> None:
-        if split not in EXAMPLES:
-            raise ValueError(f"split: got {split!r}, expected one of {', '.join(EXAMPLES)}")
+        expect("split", repr(split), split in EXAMPLES, f"one of {', '.join(EXAMPLES)}")
         self.split, self.count, self.seed, self.noise, self.scenes = split, count, seed, noise, scenes
 
     def __len__(self) -> int:

@@ -1,29 +1,24 @@
-"""The classifiers of section 4.2: convolutions 20-50, layers 500-10; convolutions 64-64-128-128-128, layers 128-10."""
+"""The classifiers of section 4.2: convolutions 20-50, layers 500-10; convolutions 64-64-128-128-128, layers 128-10.
+
+Named layers one after the other: B x C x H x W images in [0, 1] to B x K logits.
+"""
 
 from collections import OrderedDict
 
-from torch import Tensor, nn
+from torch import nn
 
 
-class Classifier(nn.Sequential):
-    """Named layers one after the other: B x C x H x W images in [0, 1] to B x K logits."""
-
-    def supervised(self, images: Tensor) -> list[Tensor]:
-        """Logits B x K of the one output that training supervises."""
-        return [self(images)]
-
-
-def lenet(classes: int) -> Classifier:
+def lenet(classes: int) -> nn.Sequential:
     """LeNet as Caffe ships it, for 1 x 28 x 28 digits (0.43 M parameters); a ReLU also follows each convolution."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (inputs, outputs) in enumerate(((1, 20), (20, 50)), 1):
         layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, 5)
         layers[f"relu{i}"] = nn.ReLU()
         layers[f"pool{i}"] = nn.MaxPool2d(2)
-    return Classifier(layers | _head(3, 800, 500, classes, (0.3, 0.5)))
+    return nn.Sequential(layers | _head(3, 800, 500, classes, (0.3, 0.5)))
 
 
-def cifar_net(classes: int) -> Classifier:
+def cifar_net(classes: int) -> nn.Sequential:
     """Five batch-normalised 3x3 convolutions and two layers, for 3 x 32 x 32 pictures (0.67 M parameters).
 
     The paper tells the widths alone: pools follow conv1, conv2 and conv5.
@@ -36,7 +31,7 @@ def cifar_net(classes: int) -> Classifier:
         layers[f"relu{i}"] = nn.ReLU()
         if i in (1, 2, 5):
             layers[f"pool{i}"] = nn.MaxPool2d(2)
-    return Classifier(layers | _head(6, 2048, 128, classes, (0.3, 0.3)))
+    return nn.Sequential(layers | _head(6, 2048, 128, classes, (0.3, 0.3)))
 
 
 def _head(i: int, inputs: int, hidden: int, classes: int, dropout: tuple[float, float]) -> OrderedDict[str, nn.Module]:

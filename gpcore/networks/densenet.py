@@ -90,10 +90,6 @@ class FCDenseNet(nn.Module):
         logits: Tensor = self.score(torch.cat([x, added], 1))
         return logits
 
-    def supervised(self, images: Tensor) -> list[Tensor]:
-        """Logits B x K x H x W of every output that training supervises."""
-        return [self(images)]
-
 
 def _cropped(x: Tensor, like: Tensor) -> Tensor:
     """The middle of x, of the height and width of `like`."""

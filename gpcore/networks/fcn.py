@@ -4,28 +4,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gpcore.checks import expect
 from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
 
 
-class FCN(Trunk):
-    """VGG-style trunk, 1x1 score layers on pool3, pool4 and fc7, fixed bilinear upsampling.
+class Scored(Trunk):
+    """VGG-style trunk and 1x1 score layers on pool3, pool4 and fc7, with the original's names.
 
-    FCN-32s reads `score_fr` alone; FCN-16s adds `score_pool4`, FCN-8s also `score_pool3`. Layers carry the original's
-    names. Where it padded by 100 and cropped, convolutions here keep the size, pools round up and sums are cropped.
+    Where the original padded by 100 and cropped, convolutions here keep the size, pools round up and sums are cropped.
 
     Args:
         classes: number of classes K.
         stages, options: see `Trunk`.
         fc: channels of fc6 (3x3, dilation 2, in place of the original's 7x7) and fc7 (1x1).
         stride: 32, 16 or 8.
-    Takes B x C x H x W images in [0, 1]; returns B x K x H x W logits.
     """
 
     def __init__(
         self, classes: int, stages: Stages, fc: int, *, stride: int = 8, dropout: float = 0.0, **options: Any
     ) -> None:
-        if stride not in (32, 16, 8):
-            raise ValueError(f"stride: got {stride}, expected 32, 16 or 8")
+        expect("stride", stride, stride in (32, 16, 8), "32, 16 or 8")
         super().__init__(stages, **options)
         self.stride = stride
         self.head = [*self.conv("fc6", stages[4][0], fc, 3, dilation=2), "drop6"]
@@ -49,6 +47,13 @@ class FCN(Trunk):
             scores.append(cropped(self.upscore_pool4(scores[-1]), pools[2]) + self.score_pool3(pools[2]))
         return scores
 
+
+class FCN(Scored):
+    """B x C x H x W images in [0, 1] to B x K x H x W logits: the finest score map, by fixed bilinear upsampling.
+
+    FCN-32s reads `score_fr` alone; FCN-16s adds `score_pool4`, FCN-8s also `score_pool3`.
+    """
+
     def forward(self, images: Tensor) -> Tensor:
         return cropped(self.upscore(self.scores(images)[-1]), images)
 
@@ -60,19 +65,14 @@ class FCN(Trunk):
         ]
 
 
-class CropClassifier(FCN):
-    """What FCN-32s' trunk and head say of a whole small image: B x K logits, the mean of its score map.
+class CropClassifier(Scored):
+    """What FCN-32s' trunk and head say of a whole small image: B x K logits, the mean of its coarsest score map.
 
     Its weights fit an `FCN` of the same stages, to which it is a backbone trained for classification.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, stride=32, **options)
-
     def forward(self, images: Tensor) -> Tensor:
-        return self.scores(images)[-1].mean((2, 3))
-
-    supervised = Trunk.supervised  # the one output, not the heads
+        return self.scores(images)[0].mean((2, 3))
 
 
 def fcn_vgg16(classes: int, stride: int = 8) -> FCN:
@@ -92,4 +92,4 @@ def fcn_deep(classes: int) -> FCN:
 
 def crop_classifier(classes: int) -> CropClassifier:
     """A classifier of crops of digit mosaics, on `fcn_small`'s trunk."""
-    return CropClassifier(classes, SMALL, 128, **MOSAICS)
+    return CropClassifier(classes, SMALL, 128, stride=32, **MOSAICS)

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from gpcore.checks import expect
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Stages = Sequence[tuple[int, int]]
@@ -20,8 +23,15 @@ class MaxPool(nn.MaxPool2d):
         if x.requires_grad or x.shape[-2] % 2 or x.shape[-1] % 2:
             pooled: Tensor = super().forward(x)
             return pooled
-        wide = torch.maximum(x[..., ::2], x[..., 1::2])  # torch would also note where the largest stand
-        return torch.maximum(wide[..., ::2, :], wide[..., 1::2, :])
+        return _largest_of_four(x)
+
+
+def _largest_of_four(x: Tensor) -> Tensor:
+    if has_torch_function_unary(x):  # one function also for what notes each, as `Cut` does
+        noted: Tensor = handle_torch_function(_largest_of_four, (x,), x)
+        return noted
+    wide = torch.maximum(x[..., ::2], x[..., 1::2])  # torch's own pool would also note where the largest stand
+    return torch.maximum(wide[..., ::2, :], wide[..., 1::2, :])
 
 
 class Trunk(nn.Module):
@@ -42,8 +52,7 @@ class Trunk(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if len(stages) != 5:
-            raise ValueError(f"stages: got {len(stages)} stages, expected 5, one per pool")
+        expect("stages", f"{len(stages)} stages", len(stages) == 5, "5, one per pool")
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -89,10 +98,6 @@ class Trunk(nn.Module):
             after.append(x)
         return before, after
 
-    def supervised(self, images: Tensor) -> list[Tensor]:
-        """Logits B x K x H x W of every output that training supervises."""
-        return [self(images)]
-
 
 def cropped(x: Tensor, like: Tensor) -> Tensor:
     """The upper left of x, of the height and width of `like`: what upsampling has made larger, rounded up by pools."""
@@ -103,7 +108,6 @@ def load_imagenet_vgg16(network: Trunk, features: dict[str, Tensor]) -> None:
     """Copies torchvision's `vgg16().features` state into the trunk's convolutions, in order."""
     convs = [m for n, m in network.named_children() if n.startswith("conv") and isinstance(m, nn.Conv2d)]
     indices = sorted({int(k.split(".")[0]) for k in features})
-    if len(convs) != len(indices):
-        raise ValueError(f"features: got {len(indices)} convolutions, expected {len(convs)}")
+    expect("features", f"{len(indices)} convolutions", len(indices) == len(convs), f"{len(convs)}")
     for conv, i in zip(convs, indices, strict=True):
         conv.load_state_dict({"weight": features[f"{i}.weight"], "bias": features[f"{i}.bias"]})

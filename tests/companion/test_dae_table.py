@@ -10,8 +10,7 @@ from gpcore import denoise, metrics
 from gpcore.companion import measure, tuning, weights
 from gpcore.companion.experiments import dae_and_gp, dae_iterations, dae_table
 from gpcore.companion.measure import with_crf
-from gpcore.companion.studies import DIGITS, STUDIES
-from gpcore.companion.studies.study import Refiner, Study
+from gpcore.companion.studies import DIGITS, STUDIES, Refiner, Study
 from gpcore.perturb import guide
 
 TUNED = {"epsilon": 0.5, "steps": 3, "miou": 60.0, "val": 50.0}
@@ -158,7 +157,7 @@ def test_committed_refiners_score_as_recorded(name):
 def test_every_refiner_was_trained_by_its_recipe():
     for study in STUDIES.values():
         for name, refiner in study.refiners.items():
-            entry = weights.info(study.weights(name))
+            entry = weights.info(study.stored_as(name))
             assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(refiner.recipe)))
             for field in ("network", "at", "images", "sigma", "truth"):
                 assert entry["refiner"][field] == getattr(refiner, field)

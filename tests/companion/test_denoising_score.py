@@ -1,8 +1,15 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import defined_in
 
 from gpcore.companion.experiments import denoising_score
 from gpcore.companion.experiments.denoising_score import Mixture
+
+NOTEBOOK = defined_in("20_denoising_score", "score_of", "angles", "ring")
+RING, score_of = NOTEBOOK["ring"], NOTEBOOK["score_of"]
 
 
 def test_score_is_the_gradient_of_the_log_density():
@@ -19,10 +26,8 @@ def test_score_is_the_gradient_of_the_log_density():
 
 def test_samples_have_the_densitys_moments():
     """The second moment of a ring of radius 1 and standard deviation .2 is 1 + 2 x .04."""
-    torch.testing.assert_close(denoising_score.ring().means[[0, 3, 6]], torch.tensor([[1.0, 0], [0, 1], [-1, 0]]))
-    points, again = (
-        denoising_score.ring(deviation=0.2).sample(20_000, torch.Generator().manual_seed(0)) for _ in range(2)
-    )
+    torch.testing.assert_close(RING.means[[0, 3, 6]], torch.tensor([[1.0, 0], [0, 1], [-1, 0]]))
+    points, again = (RING.sample(20_000, torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(points, again)
     assert points.mean(0).abs().max() < 0.02
     assert points.square().sum(1).mean().item() == pytest.approx(1.08, abs=0.02)
@@ -31,17 +36,14 @@ def test_samples_have_the_densitys_moments():
 def test_denoiser_of_one_gaussian_learns_its_exact_score():
     """For a Gaussian of variance s the best r is linear, (r(y) - y) / sigma^2 = -y / (s + sigma^2)."""
     density = Mixture(torch.zeros(1, 2), 1.0)
-    learned = denoising_score.learn(density, 2.0, iterations=60)
+    learned = score_of(denoising_score.learn(density, 2.0, iterations=60), 2.0)
     points = torch.tensor([[0.5, 0.0], [-1.0, 0.5], [0.0, 1.0], [1.0, 1.0]])
-    assert (learned.score(points) + points / 5).abs().max() < 0.03
+    assert (learned(points) + points / 5).abs().max() < 0.03
 
 
 def test_learning_is_a_function_of_its_seed():
     points = torch.tensor([[0.5, 0.0], [-1.0, 0.5]])
-    found = [
-        denoising_score.learn(denoising_score.ring(), 0.3, samples=50, iterations=3, seed=seed).score(points)
-        for seed in (1, 1, 2)
-    ]
+    found = [denoising_score.learn(RING, 0.3, samples=50, iterations=3, seed=seed)(points) for seed in (1, 1, 2)]
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
@@ -49,15 +51,14 @@ def test_agreement_of_an_exact_denoiser_is_full():
     """Of one that points there at twice the length too; the points are the density's, blurred by sigma."""
     seen = []
 
-    class Exact(denoising_score.Denoiser):
-        def reconstruct(self, points):
-            seen.append(points)
-            return points + 2 * self.sigma**2 * density.score(points, self.sigma)
+    def denoise(points):
+        seen.append(points)
+        return points + 2 * 0.3**2 * RING.score(points, 0.3)
 
-    density = denoising_score.ring()
-    rows, again = (denoising_score.agreement(density, [Exact(None, 0.3)], count=5000) for _ in range(2))
+    exact = {0.3: score_of(denoise, 0.3)}
+    rows, again = (denoising_score.agreement(RING, exact) for _ in range(2))
     assert rows.equals(again)
-    own, blurred = (density.score(seen[0], noise) for noise in (0.0, 0.3))
+    own, blurred = (RING.score(seen[0], noise) for noise in (0.0, 0.3))
     assert seen[0].square().sum(1).mean().item() == pytest.approx(1 + 2 * (0.2**2 + 0.3**2), abs=0.04)
     cosine, ratio = (
         torch.cosine_similarity(own.flatten(), blurred.flatten(), 0).item(),
@@ -71,20 +72,26 @@ def test_agreement_of_an_exact_denoiser_is_full():
     assert cosine < 0.99 and ratio < 0.9
 
 
-def test_climbing_ends_where_the_score_vanishes():
-    """Half steps of the exact denoiser of one Gaussian at the origin take a quarter of every point's distance to it."""
+def test_the_field_has_a_row_per_point_and_score():
+    """Half the way to the origin, over sigma squared; and the score of one Gaussian there under that noise."""
+    points = torch.tensor([[-1.0, 1.0], [0.0, 2.0]])
+    learned, true = score_of(lambda y: y / 2, 2.0)(points), Mixture(torch.zeros(1, 2), 1.0).score(points, 2.0)
+    rows = denoising_score.field(points, learned=learned, true=true)
+    assert rows.columns.tolist() == ["x", "y", "u", "v", "kind"]
+    assert rows["kind"].tolist() == ["learned"] * 2 + ["true"] * 2
+    expected = [[-1, 1, 0.125, -0.125], [0, 2, 0, -0.25], [-1, 1, 0.2, -0.2], [0, 2, 0, -0.4]]
+    assert rows[["x", "y", "u", "v"]].to_numpy() == pytest.approx(np.array(expected))
 
-    class Exact(denoising_score.Denoiser):
-        def reconstruct(self, points):
-            return points / 2
 
-    rows = denoising_score.climb(Exact(None, 1.0), epsilon=0.5, steps=3, extent=1.0, points=3)
-    assert len(rows) == 4 * 9
-    last = rows[rows["step"] == 3].set_index("point")
-    assert last.loc[0, ["x", "y"]].tolist() == [-27 / 64, -27 / 64]
-    assert last.loc[5, ["x", "y"]].tolist() == [0, 27 / 64]
-    assert rows[rows["step"] == 0][["x", "y"]].to_numpy().tolist() == [[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)]
-    field = denoising_score.field(Mixture(torch.zeros(1, 2), 1.0), Exact(None, 2.0), extent=1.0, points=3)
-    first = field[(field["x"] == -1) & (field["y"] == 1)].set_index("kind")[["u", "v"]]
-    assert first.loc["learned"].tolist() == [0.125, -0.125]  # half the way, over sigma squared
-    assert first.loc["true"].tolist() == pytest.approx([0.2, -0.2])
+def test_figure_draws_both_fields_and_every_path_to_its_end():
+    field = pd.DataFrame(
+        {"kind": ["learned"] * 2 + ["true"] * 2, "x": [0, 1, 0, 1], "y": 0.0, "u": [1, 2, 3, 4], "v": 0}
+    )
+    paths = torch.tensor([[[0.0, 0], [1, 0]], [[2, 1], [3, 1]]])
+    learned, true, climbed = denoising_score.field_figure(field, paths).axes
+    arrows = [ax.collections[0] for ax in (learned, true)]
+    assert [list(quiver.U) for quiver in arrows] == [[1, 2], [3, 4]]
+    assert arrows[0].scale == arrows[1].scale
+    assert climbed.lines[1].get_xdata().tolist() == [1, 3]
+    assert climbed.lines[2].get_xdata().tolist() == [2, 3]  # the ends
+    plt.close(learned.figure)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import EPSILON
 
+from gpcore.companion import measure
 from gpcore.companion.experiments import filter_responses
-from gpcore.companion.studies.study import POOLS
+from gpcore.companion.studies import POOLS
 
 
 def test_rows_are_relative_changes_of_what_hooks_see(study, monkeypatch):
@@ -19,8 +20,8 @@ def test_rows_are_relative_changes_of_what_hooks_see(study, monkeypatch):
         return SimpleNamespace(before=model(x).detach(), images=x + 50 * epsilon * (x.flip(2, 3) - x))
 
     monkeypatch.setattr(filter_responses, "guide", changed)
-    rows = filter_responses.rows(study, "fcn8s", "val", 3)
-    assert [*filter_responses.extract(network, images)] == [*POOLS]  # panels are drawn in this order
+    rows = filter_responses.response_rows(study, "fcn8s", "val", 3)
+    assert [*measure.extract(network, images)] == [*POOLS]  # panels are drawn in this order
     assert rows["layer"].tolist() == [*POOLS] * 3
     for layer in POOLS:
         network.get_submodule(layer).register_forward_hook(lambda m, i, o, layer=layer: seen.update({layer: o}))
@@ -45,7 +46,7 @@ def test_panels_by_hand():
     """Two layers of two channels: one row as wide as the panels, and one half as wide."""
     first = {"a": torch.tensor([[[[1.0, -5, 0, 2]], [[3, -1, 0, 2]]]]), "b": torch.tensor([[[[-1.0, 3]], [[1, 5]]]])}
     second = {"a": first["a"] - torch.tensor([[[[1.0]], [[3.0]]]]), "b": first["b"] * 2}
-    lines, ranges = filter_responses.panels(first, second, (1, 4))
+    lines, ranges = filter_responses.response_panels(first, second, (1, 4))
     drawn = [[(panel.kind, panel.data.tolist(), panel.title, panel.limit) for panel in line] for line in lines]
     assert drawn == [
         [("size", [[2, -3, 0, 2]], "a", 3), ("size", [[0, 1, 3, 4]], "b", 4)],

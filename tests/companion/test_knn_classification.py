@@ -12,7 +12,7 @@ from torch import nn
 from gpcore import paths
 from gpcore.companion import measure, studies, tuning, weights
 from gpcore.companion.experiments import knn_classification
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 SIZES, LAYERS = {"train": 60, "val": 30, "test": 30}, ("conv", "hidden", "score")
 
@@ -159,7 +159,7 @@ def test_every_method_predicts_what_is_computed_by_hand(tiny, monkeypatch):
 def test_committed_weights_score_as_in_the_committed_rows(name, mark):
     if name != "handwriting" and not (paths.DATA / {"mnist": "MNIST"}.get(name, "cifar-10-batches-bin")).exists():
         pytest.skip("the data set is not laid out")
-    test = measure.classify(studies.study(name), "classifier", "test", ())
+    test = measure.classify(studies.get(name), "classifier", "test", ())
     folder = paths.ROOT / "figures" / {"handwriting": "digits"}.get(name, name) / "13_knn_classification"
     committed = pd.read_csv(folder / "test.csv").set_index("method")["accuracy"]["network alone"]
     right = (test.logits.argmax(1) == test.classes).sum().item()

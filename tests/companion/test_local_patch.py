@@ -5,31 +5,34 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import defined_in
 from torch import nn
 
 from gpcore import guide
 from gpcore.companion.experiments import explorer, local_patch
 from gpcore.companion.experiments.local_patch import Place
-from gpcore.companion.report import panels, plots
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Study
-from gpcore.networks import fcn_small
+from gpcore.companion.report import panels
+from gpcore.companion.studies import DIGITS, Study
+from gpcore.networks.fcn import FCN, fcn_small
 
 EPSILON = 0.05
 
 
-class Linear(nn.Module):
+class Linear(FCN):
     """Scores 2 x the mean colour of each 32 x 32 cell; every pixel has those of its cell."""
 
     def __init__(self):
-        super().__init__()
+        nn.Module.__init__(self)
         self.pool = nn.AvgPool2d(32)
         self.score_fr = nn.Conv2d(3, 3, 1, bias=False)
         self.score_fr.weight.data = 2 * torch.eye(3)[..., None, None]
         self.up = nn.Upsample(scale_factor=32)
 
+    def scores(self, images):
+        return [self.score_fr(self.pool(images))]
+
     def forward(self, images):
-        return self.up(self.score_fr(self.pool(images)))
+        return self.up(self.scores(images)[0])
 
 
 def small(monkeypatch, network, data, classes):
@@ -55,25 +58,19 @@ def study(monkeypatch, seeded):
     return small(monkeypatch, fcn_small(6).eval(), data, 6)
 
 
-def test_watch_sees_the_scores_of_every_pass(seeded):
-    network, images = fcn_small(5).eval(), torch.rand(2, 3, 64, 96)
-    with local_patch.watch(network) as seen:
-        network(images)
-        network(images / 2)
+def test_coarse_scores_are_what_a_hook_at_score_fr_sees(seeded):
+    network, images, seen = fcn_small(5).eval(), torch.rand(2, 3, 64, 96), []
+    network.score_fr.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    found = local_patch.coarse_scores(network, images)
     network(images)
-    with torch.no_grad():
-        expected = [network.scores(x)[0] for x in (images, images / 2)]
-    assert seen[0].shape == (2, 5, 2, 3)
-    assert [torch.equal(a, b) for a, b in zip(seen, expected, strict=True)] == [True, True]
-    assert not seen[0].requires_grad
+    assert found.shape == (2, 5, 2, 3)
+    assert torch.equal(found, seen[1])
+    assert not found.requires_grad
 
 
-def test_watch_needs_the_layer():
-    with (
-        pytest.raises(ValueError, match="network: got a Sequential, expected one with a layer score_fr"),
-        local_patch.watch(nn.Sequential(nn.Conv2d(3, 2, 1))),
-    ):
-        pass
+def test_coarse_scores_need_the_layer():
+    with pytest.raises(ValueError, match="network: got a Sequential, expected one with a layer score_fr"):
+        local_patch.coarse_scores(nn.Sequential(nn.Conv2d(3, 2, 1)), torch.rand(1, 3, 64, 96))
 
 
 def test_neighbourhood_is_three_by_three_around_the_cell():
@@ -91,8 +88,8 @@ def test_neighbourhood_refuses_the_border(row, column):
 def test_neighbours_go_row_by_row_without_the_centre():
     cells = torch.arange(12).view(3, 4)
     found = local_patch.neighbours(cells)
-    assert found[:, 0, 0].tolist() == [0, 1, 2, 4, 6, 8, 9, 10]
-    assert found[:, 0, 1].tolist() == [1, 2, 3, 5, 7, 9, 10, 11]
+    assert found.tolist() == [[[0, 1, 2, 4, 6, 8, 9, 10], [1, 2, 3, 5, 7, 9, 10, 11]]]
+    assert torch.equal(local_patch.neighbours(cells.expand(2, 5, 3, 4)), found.expand(2, 5, 1, 2, 8))
     with pytest.raises(ValueError, match="the map of 2 x 4"):
         local_patch.neighbours(cells[:2])
 
@@ -100,9 +97,9 @@ def test_neighbours_go_row_by_row_without_the_centre():
 def test_cells_are_32_pixels_and_the_last_may_be_cut():
     ones = torch.ones(2, 40, 64)
     assert local_patch.cell_sums(ones).tolist() == [[[1024, 1024], [256, 256]]] * 2
-    pixel = torch.zeros(40, 64)
-    pixel[31, 32] = 1
-    assert local_patch.cell_sums(pixel).tolist() == [[0, 1], [0, 0]]
+    pixel = torch.zeros(1, 40, 64, dtype=torch.bool)
+    pixel[0, 31, 32] = True
+    assert local_patch.cell_sums(pixel).tolist() == [[[0, 1], [0, 0]]]
 
 
 def test_a_cell_has_its_most_frequent_label():
@@ -118,11 +115,10 @@ def test_the_rule_takes_the_inner_cell_with_the_most_corrected_pixels():
     corrected[1, 2, 3] = corrected[2, 1, 1] = 7
     corrected[0, 1, 2] = 6
     corrected[0, 0, 2] = corrected[2, 3, 3] = corrected[1, 2, 0] = 99  # at the border: no nine cells around
-    nothing = torch.empty(0)
-    measured = local_patch.Measured([10, 20, 30], corrected, nothing, nothing, pd.DataFrame())
-    assert local_patch.most_corrected(measured) == Place(20, 2, 3)
+    rule = defined_in("05_local_patch", "most_corrected")["most_corrected"]
+    assert rule(corrected, [10, 20, 30]) == Place(20, 2, 3)
     corrected[2, 1, 1] = 8
-    assert local_patch.most_corrected(measured) == Place(30, 1, 1)
+    assert rule(corrected, [10, 20, 30]) == Place(30, 1, 1)
 
 
 def test_rank_sums_leave_out_the_true_class():
@@ -136,13 +132,14 @@ def test_rank_sums_leave_out_the_true_class():
 def test_correlation_of_equal_opposite_and_unrelated_changes(seeded):
     vector = torch.randn(2, 7, 1, 1)
     same = vector * torch.rand(2, 1, 4, 5) + torch.randn(2, 1, 4, 5)  # scale and shift do not matter
-    assert local_patch.neighbour_correlations(same).shape == (2, 8, 2, 3)
-    assert torch.allclose(local_patch.neighbour_correlations(same), torch.ones(2, 8, 2, 3).double(), atol=1e-4)
-    assert torch.allclose(local_patch.neighbour_correlations(same, -same), -torch.ones(2, 8, 2, 3).double(), atol=1e-4)
-    assert local_patch.neighbour_correlations(torch.ones(2, 7, 4, 5)).abs().max() < 1e-6
-    noise = local_patch.neighbour_correlations(torch.randn(40, 30, 6, 6))
-    assert abs(noise.mean().item()) < 0.02
-    assert noise.std().item() == pytest.approx(29**-0.5, rel=0.1)
+    ones = torch.ones(2, 2, 3, 8).double()
+    for around, expected in ((same, ones), (-same, -ones)):
+        assert torch.allclose(local_patch.neighbour_correlations(same, around), expected, atol=1e-4)
+    flat, noise = torch.ones(2, 7, 4, 5), torch.randn(40, 30, 6, 6)
+    assert local_patch.neighbour_correlations(flat, flat).abs().max() < 1e-6
+    found = local_patch.neighbour_correlations(noise, noise)
+    assert abs(found.mean().item()) < 0.02
+    assert found.std().item() == pytest.approx(29**-0.5, rel=0.1)
 
 
 def test_changes_of_a_linear_network_by_hand(monkeypatch):
@@ -152,38 +149,36 @@ def test_changes_of_a_linear_network_by_hand(monkeypatch):
     image = colours.repeat_interleave(32, 1).repeat_interleave(32, 2)
     data = [(image, torch.zeros(96, 96, dtype=torch.long))]
     study = small(monkeypatch, Linear().double(), data, 3)
-    measured = local_patch.measure(study, "any", "test")
+    _, found, moved, _ = local_patch.step_split(study, "any", "test")
     expected = 2 * EPSILON * (8 * colours - 1)
-    assert torch.allclose(measured.moved[0], expected)
-    assert measured.predicted[0].tolist() == predicted.tolist()
+    assert torch.allclose(moved[0], expected)
+    assert found[0].tolist() == predicted.tolist()
     # four neighbours share the centre's class: correlation 1; four do not: -1/2 for three classes
-    table = local_patch.correlation_table(measured).set_index("cells")
+    table = local_patch.correlation_table(moved, found).set_index("cells")
     assert table["correlation"].tolist() == pytest.approx([0.25, 1, -0.5, 0.25])
     assert table["pairs"].tolist() == [8, 4, 4, 8]
-    other = measured._replace(
-        moved=torch.cat([measured.moved, -measured.moved]), predicted=measured.predicted.expand(2, -1, -1)
-    )
-    ends = local_patch.correlation_table(other).set_index("cells").loc["the same eight places in another image"]
+    both = torch.cat([moved, -moved]), found.expand(2, -1, -1)
+    ends = local_patch.correlation_table(*both).set_index("cells").loc["the same eight places in another image"]
     assert ends.tolist() == pytest.approx([-0.25, -0.25, -0.25, 16])
-    swept = local_patch.sweep_scene(study, "any", 0)
-    for factor, scores in zip(swept.factors, swept.scores, strict=True):
+    _, swept = local_patch.sweep_scene(study, "any", 0)
+    for factor, scores in zip(local_patch.FACTORS, swept, strict=True):
         assert torch.allclose(scores - 2 * colours, factor * expected)
 
 
-def test_measure_against_the_same_by_hand(study):
-    measured = local_patch.measure(study, "fcn8s", "test")
+def test_step_against_the_same_by_hand(study):
+    corrected, predicted, moved, ranks = local_patch.step_split(study, "fcn8s", "test")
     network, totals = study.network("fcn8s"), torch.zeros(6, 3).double()
     for i, (x, y) in enumerate(study.dataset("test")):
         guided = guide(network, x[None], EPSILON)
         before, after = guided.before[0], guided.after[0]
         fixed = (y != study.void) & (before.argmax(0) != y) & (after.argmax(0) == y)
-        assert measured.corrected[i].tolist() == [
+        assert corrected[i].tolist() == [
             [int(fixed[r : r + 32, c : c + 32].sum()) for c in range(0, 128, 32)] for r in range(0, 100, 32)
         ]
         with torch.no_grad():
             first, second = (network.scores(z)[0][0] for z in (x[None], guided.images))
-        assert torch.allclose(measured.moved[i], second - first, atol=1e-5)
-        assert torch.equal(measured.predicted[i], first.argmax(0))
+        assert torch.allclose(moved[i], second - first, atol=1e-5)
+        assert torch.equal(predicted[i], first.argmax(0))
         for r, c in fixed.nonzero().tolist():
             change, true = (after - before)[:, r, c].double(), int(y[r, c])
             totals[0] += torch.tensor([change[true], change[true].abs(), 1])
@@ -191,23 +186,23 @@ def test_measure_against_the_same_by_hand(study):
                 if k != true:
                     totals[rank] += torch.tensor([change[k], change[k].abs(), 1])
     assert totals[0, 2] > 100
-    output = measured.ranks[measured.ranks["scores"] == "output"]
+    output = ranks[ranks["scores"] == "output"]
     found = output.groupby("rank")[["change", "size", "pixels"]].sum()
     assert torch.allclose(torch.tensor(found.to_numpy()), totals, rtol=1e-4)
-    table = local_patch.rank_table(measured).set_index(["scores", "class"])
+    table = local_patch.rank_table(ranks).set_index(["scores", "class"])
     assert table.loc[("output", "true class"), "change"] == pytest.approx(
         (totals[0, 0] / totals[0, 2]).item(), rel=1e-4
     )
     assert table.loc[("output", "rival, rank 3"), "size"] == pytest.approx(
         (totals[3, 1] / totals[3, 2]).item(), rel=1e-4
     )
-    assert measured.ranks.groupby("image").size().tolist() == [12, 12, 12]
+    assert ranks.groupby("image").size().tolist() == [12, 12, 12]
 
 
 def test_interpolated_score_fr_is_the_output_of_fcn32s(monkeypatch, study):
     coarse = fcn_small(6, 32).eval()
     monkeypatch.setattr(Study, "network", lambda self, name, seed=0: coarse)
-    ranks = local_patch.measure(study, "fcn32s", "test").ranks
+    *_, ranks = local_patch.step_split(study, "fcn32s", "test")
     output, interpolated = (
         ranks[ranks["scores"] == s].drop(columns="scores").to_numpy() for s in ("output", "score_fr")
     )
@@ -216,62 +211,101 @@ def test_interpolated_score_fr_is_the_output_of_fcn32s(monkeypatch, study):
 
 
 def test_sweep_and_rows_of_a_scene(study):
-    swept = local_patch.sweep_scene(study, "fcn8s", 1, (-1, 0, 1))
+    swept, found = local_patch.sweep_scene(study, "fcn8s", 1)
     network, (image, labels) = study.network("fcn8s"), study.dataset("test")[1]
     guided = guide(network, image[None], EPSILON)
     backward = guide(network, image[None], -EPSILON)
     with torch.no_grad():
         expected = [network.scores(x)[0][0] for x in (backward.images, image[None], guided.images)]
-    assert torch.allclose(swept.scores, torch.stack(expected), atol=1e-5)
-    assert torch.equal(swept.gradient, guided.signal[0]) and torch.equal(swept.image, image)
-    predicted = [z[0].argmax(0) for z in guided.trajectory]
-    assert torch.equal(swept.change, panels.change_map(*predicted, labels, study.void))
+    assert (len(local_patch.FACTORS), local_patch.FACTORS[0], local_patch.FACTORS[-1]) == (17, -4, 4)
+    back, still, ahead = (local_patch.FACTORS.index(factor) for factor in (-1, 0, 1))
+    assert torch.allclose(found[[back, still, ahead]], torch.stack(expected), atol=1e-5)
+    assert torch.equal(swept.signal, guided.signal) and torch.equal(swept.after, guided.after)
+    assert torch.equal(local_patch.sweep_scene(study, "fcn8s", 1, (0, -1))[1], found[[still, back]])
 
-    rows = local_patch.score_rows(study, swept, Place(1, 2, 1))
-    assert len(rows) == 9 * 3 * 5
+    rows = local_patch.score_rows(study, "fcn8s", Place(1, 2, 1), found)
+    assert len(rows) == 9 * 17 * 5
     assert sorted(rows["class"].unique(), key=study.classes.index) == list(rows["class"].unique())
     row = rows[(rows["row"] == 3) & (rows["column"] == 0) & (rows["factor"] == -1)].iloc[1]
-    scores = swept.scores[0, :, 3, 0]
+    scores = found[back, :, 3, 0]
     assert row["score"] == pytest.approx(scores[study.classes.index(row["class"])].item())
     assert row["predicted"] == study.classes[scores.argmax()]
     assert row["true"] == study.classes[labels[96:, :32].flatten().mode().values]
     assert row["epsilon"] == -EPSILON and row["scene"] == 1
-    top = swept.scores[1, :, 1:4, 0:3].amax((1, 2)).topk(5).indices.sort().values
+    top = found[still, :, 1:4, 0:3].amax((1, 2)).topk(5).indices.sort().values
     assert list(rows["class"].unique()) == [study.classes[k] for k in top]
-    void = local_patch.score_rows(study, swept._replace(truth=torch.full_like(swept.truth, study.void)), Place(1, 2, 1))
+    unknown = dataclasses.replace(study, dataset=lambda split: [(image, torch.full_like(labels, study.void))] * 2)
+    void = local_patch.score_rows(unknown, "fcn8s", Place(1, 2, 1), found)
     assert set(void["true"]) == {"void"}
     with pytest.raises(ValueError, match="row, column: got 3, 1"):
-        local_patch.score_rows(study, swept, Place(1, 3, 1))
+        local_patch.score_rows(study, "fcn8s", Place(1, 3, 1), found)
 
 
 def test_figures_mark_the_true_class_and_the_cells(study):
-    swept, place = local_patch.sweep_scene(study, "fcn8s", 0), Place(0, 1, 2)
-    rows = local_patch.score_rows(study, swept, place)
-    figure = plots.neighbourhood(rows, 1)
+    (guided, scores), place = local_patch.sweep_scene(study, "fcn8s", 0), Place(0, 1, 2)
+    rows = local_patch.score_rows(study, "fcn8s", place, scores)
+    figure = explorer.scores_figure(rows, 1)
     for axes, (_, cell) in zip(figure.axes, rows.groupby(["row", "column"]), strict=True):
         thick = [line for line in axes.lines if line.get_linewidth() > 2]
         part = cell[cell["class"] == cell["true"]]
         assert [line.get_ydata().tolist() for line in thick] == ([part["score"].tolist()] if len(part) else [])
     plt.close(figure)
-    figure = explorer.patch_figure(study, swept, place)
+    figure = explorer.patch_figure(study, "fcn8s", place)
     for axes, cell in ((figure.axes[0], 32), (figure.axes[1], 32), *((axes, 1) for axes in figure.axes[5:])):
         frames = {(*frame.get_xy(), frame.get_width(), frame.get_height()) for frame in axes.patches}
         assert frames == {(cell - 0.5, -0.5, 3 * cell, 3 * cell), (2 * cell - 0.5, cell - 0.5, cell, cell)}
     assert not any(axes.patches for axes in figure.axes[2:5])
     patch, step, moved = (axes.images[0].get_array() for axes in figure.axes[2:5])
-    image, sign = swept.image[:, :96, 32:128], swept.gradient[:, :96, 32:128].sign()
+    whole, labels = study.dataset("test")[0]
+    image, moves = (each[:, :96, 32:128] for each in (whole, EPSILON * guided.signal[0].sign()))
+    change = panels.change_map(*(z[0].argmax(0) for z in guided.trajectory), labels, study.void)
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), change)
     np.testing.assert_array_equal(patch, image.permute(1, 2, 0))
-    np.testing.assert_allclose(step, EPSILON * sign.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(moved, (image + EPSILON * sign).permute(1, 2, 0).clamp(0, 1), rtol=1e-6)
+    np.testing.assert_allclose(step, moves.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(moved, (image + moves).permute(1, 2, 0).clamp(0, 1), rtol=1e-6)
     titles = [axes.get_title() for axes in figure.axes[5:]]
     assert titles == ["ε = −0.2", "ε = −0.05", "ε = 0", "ε = 0.05 (tuned)", "ε = 0.2"]
     for axes, factor in zip(figure.axes[5:], (-4, -1, 0, 1, 4), strict=True):
-        colours = np.array(study.colours)[swept.scores[swept.factors.index(factor)].argmax(0)]
+        colours = np.array(study.colours)[scores[local_patch.FACTORS.index(factor)].argmax(0)]
         np.testing.assert_array_equal(axes.images[0].get_array(), colours)
     plt.close(figure)
-    hidden = explorer.patch_figure(dataclasses.replace(study, photographs=False), swept, place)
+    hidden = explorer.patch_figure(dataclasses.replace(study, photographs=False), "fcn8s", place)
     assert [bool(axes.texts) for axes in hidden.axes] == [True, False, True, False, True, *[False] * 5]
     plt.close(hidden)
+
+
+def test_scores_of_a_neighbourhood_are_shaded_where_the_true_class_is_on_top():
+    rows = pd.DataFrame(
+        [
+            (
+                0,
+                row,
+                column,
+                "a" if column else "z",
+                factor,
+                factor / 50,
+                "b" if factor < 0 else "a",
+                name,
+                factor * sign,
+            )
+            for row in range(3)
+            for column in range(3)
+            for factor in (-1.0, 0.0, 1.0)
+            for name, sign in (("a", 2), ("b", -1))
+        ],
+        columns=["scene", "row", "column", "true", "factor", "epsilon", "predicted", "class", "score"],
+    )
+    figure = explorer.scores_figure(rows, 1.0)
+    outside, inside = figure.axes[0], figure.axes[1]
+    assert outside.get_title() == "cell (0, 0): true z (not drawn)\npredicted a → a"
+    assert inside.get_title() == "cell (0, 1): true a\npredicted a → a"
+    assert [line.get_ydata().tolist() for line in inside.lines[:2]] == [[-2, 0, 2], [1, 0, -1]]
+    assert [line.get_linewidth() for line in inside.lines[:2]] == [2.6, 1]
+    assert inside.lines[-1].get_xdata() == [1, 1]
+    shaded = inside.collections[0].get_paths()[0].vertices[:, 0]
+    assert (shaded.min(), shaded.max()) == (0, 1) and not outside.collections[0].get_paths()
+    assert figure.axes[7].get_xlabel() == "ε, in multiples of the tuned 0.02"
+    plt.close(figure)
 
 
 def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
@@ -281,8 +315,8 @@ def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
         axes.plot([*rows["score"], factor])
         return figure
 
-    monkeypatch.setattr(plots, "neighbourhood", quick)
-    sliders = explorer.explore(study, "fcn8s", Place(0, 1, 1))
+    monkeypatch.setattr(explorer, "scores_figure", quick)
+    sliders = explorer.Explorer(study, "fcn8s", Place(0, 1, 1))
     start = bytes(sliders.picture.value)
     assert start.startswith(b"\x89PNG")
     seen = {start}
@@ -290,9 +324,9 @@ def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
         sliders.sliders[slider].value = value
         seen.add(bytes(sliders.picture.value))
     assert len(seen) == 5
-    assert sliders.picture.value == explorer.explore(study, "fcn8s", Place(1, 2, 2), -2.0).picture.value
+    assert sliders.picture.value == explorer.Explorer(study, "fcn8s", Place(1, 2, 2), -2.0).picture.value
     assert plt.get_fignums() == []
-    assert [(s.min, s.max) for s in list(sliders.sliders.values())[:3]] == [(0, 2), (1, 2), (1, 2)]
+    assert [(s.options[0], s.options[-1]) for s in list(sliders.sliders.values())[:3]] == [(0, 2), (1, 2), (1, 2)]
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
     shown = sliders._repr_mimebundle_()
@@ -304,4 +338,4 @@ def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
 
 def test_explorer_refuses_a_border_cell(study):
     with pytest.raises(ValueError, match="row, column: got 0, 1"):
-        explorer.explore(study, "fcn8s", Place(0, 0, 1))
+        explorer.Explorer(study, "fcn8s", Place(0, 0, 1))

@@ -7,7 +7,7 @@ from conftest import CRF, EPSILON, scenes
 
 from gpcore import metrics
 from gpcore.companion import measure
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide
 

@@ -6,8 +6,7 @@ from conftest import EPSILON, scenes
 from gpcore import metrics
 from gpcore.adapt import Tent, augmented
 from gpcore.companion.experiments import neighbours_in_time
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import DIGITS, Study
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
 

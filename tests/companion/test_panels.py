@@ -56,7 +56,7 @@ def test_changes_have_their_colours():
     picture, _ = drawn(Panel("changes", codes))
     found = picture.to_rgba(codes.numpy(), bytes=True)[0, :, :3]
     assert ["#" + bytes(rgb).hex().upper() for rgb in found] == [*CHANGES.values()]
-    assert [handle.get_label() for handle in panels.change_handles()] == [*CHANGES]
+    assert [handle.get_label() for handle in panels.colour_handles(DIGITS, ["changes"])] == [*CHANGES]
     assert CHANGES["corrected"] == "#0072B2" and CHANGES["newly wrong"] == "#D55E00"  # blue is good
 
 
@@ -79,6 +79,14 @@ def test_numbers_are_shown_on_a_printed_scale(kind, values, limit, scale, title)
         np.testing.assert_allclose(picture.to_rgba(0.0)[:3], 0.97, atol=0.01)
 
 
+def test_rows_of_pictures_stand_under_their_names():
+    images, labels = torch.rand(3, 3, 4, 5), torch.arange(3).view(3, 1, 1).expand(3, 4, 5)
+    rows = panels.picture_rows({"truth": labels, "drawn": images}, 2)
+    assert [[panel.title for panel in row] for row in rows] == [["truth", "drawn"], ["", ""]]
+    assert [panel.kind for panel in rows[1]] == ["labels", "image"]
+    assert torch.equal(rows[1][0].data, labels[1]) and torch.equal(rows[1][1].data, images[1])
+
+
 def test_a_grid_names_its_rows_and_explains_its_colours():
     rows = [[Panel("image", torch.full((3, 2, 4), (2 * y + x) / 4), f"{y}{x}") for x in range(2)] for y in range(2)]
     figure = panels.grid(rows, DIGITS, sides=["above", "below"], legend=["labels", "changes"])
@@ -93,7 +101,9 @@ def test_a_grid_names_its_rows_and_explains_its_colours():
 
 
 def test_classes_are_explained_in_their_colours():
-    for handle, colour, name in zip(panels.class_handles(DIGITS), DIGITS.colours, DIGITS.classes, strict=True):
+    for handle, colour, name in zip(
+        panels.colour_handles(DIGITS, ["labels"]), DIGITS.colours, DIGITS.classes, strict=True
+    ):
         assert handle.get_facecolor()[:3] == pytest.approx([value / 255 for value in colour])
         assert handle.get_label() == name
 

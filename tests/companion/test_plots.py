@@ -34,7 +34,7 @@ def errorbars(container, axis):
 def test_gains_stand_beside_the_published_ones():
     rows = pd.DataFrame({"network": ["unet", "deeplab"], "gain": [1.0, -0.5], "low": [0.5, -1.0], "high": [2.0, 0.25]})
     published = pd.DataFrame({"network": ["DeepLab-VGG16", "FCN-8s"], "base": [60.0, 1.0], "guided": [62.5, 9.0]})
-    (axes,) = plots.gains(rows, published).axes
+    (axes,) = plots.network_gains(rows, published).axes
     assert errorbars(axes.containers[0], 0) == ([[1.0, 0], [-0.5, 1]], [[0.5, 2.0], [-1.0, 0.25]])
     given = axes.lines[[line.get_marker() for line in axes.lines].index("D")]
     assert [str(x) for x in given.get_xdata()] == ["nan", "2.5"] and given.get_ydata().tolist() == [0, 1]
@@ -53,9 +53,8 @@ def test_lines_have_their_bands_and_their_reference():
     assert not plain.collections and not [line for line in plain.lines if line.get_linestyle() == "--"]
 
 
-def test_intervals_over_categories():
-    rows = ROWS.rename(columns={"gain": "mean"}).iloc[:2]
-    (axes,) = plots.intervals(rows, x="variant", label="gain").axes
+def test_means_over_categories():
+    (axes,) = plots.means(ROWS.iloc[:2], x="variant", y="gain", label="gain").axes
     assert errorbars(axes.containers[0], 1) == ([[0, 0.5], [1, -0.25]], [[0.25, 1.0], [-1.0, 0.0]])
     assert axes.get_ylabel() == "gain" and axes.lines[-1].get_ydata() == [0, 0]
 
@@ -129,7 +128,7 @@ def test_toy_bars_carry_their_numbers():
     assert [bar.get_height() for bar in onehot.patches] == [0, 0.2]
 
 
-def test_table_writes_every_gain_and_stars_the_clear_ones():
+def test_heatmap_writes_every_gain_and_stars_the_clear_ones():
     rows = pd.DataFrame(
         {
             "condition": ["clean", "clean", "fog 2", "fog 2"],
@@ -139,7 +138,7 @@ def test_table_writes_every_gain_and_stars_the_clear_ones():
             "high": [0.4, -10.0, 0.1, 2.0],
         }
     )
-    axes, bar = plots.table(rows, x="condition", y="method", value="gain").axes
+    axes, bar = plots.heatmap(rows, x="condition", y="method", value="gain").axes
     assert [text.get_text() for text in axes.texts] == ["+0.2*", "+0.0", "-12.0*", "+1.0"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["step", "flips"]
     assert axes.collections[0].get_clim() == (-10, 10)  # beyond it the colour bar ends in arrows
@@ -162,19 +161,6 @@ def test_explained_draws_the_gain_over_every_column_by_kind():
             (segments,) = bars.lines[2]
             ends = [[end[1] for end in segment] for segment in segments.get_segments()]
             assert ends == part[["low", "high"]].to_numpy().tolist()
-
-
-def test_score_field_draws_both_fields_and_every_path_to_its_end():
-    field = pd.DataFrame(
-        {"kind": ["learned"] * 2 + ["true"] * 2, "x": [0, 1, 0, 1], "y": 0.0, "u": [1, 2, 3, 4], "v": 0}
-    )
-    paths = pd.DataFrame({"point": [0, 1, 0, 1], "step": [0, 0, 1, 1], "x": [0.0, 1, 2, 3], "y": [0.0, 0, 1, 1]})
-    learned, true, climbed = plots.score_field(field, paths).axes
-    arrows = [ax.collections[0] for ax in (learned, true)]
-    assert [list(quiver.U) for quiver in arrows] == [[1, 2], [3, 4]]
-    assert arrows[0].scale == arrows[1].scale
-    assert climbed.lines[1].get_xdata().tolist() == [1, 3]
-    assert climbed.lines[2].get_xdata().tolist() == [2, 3]  # the ends
 
 
 def test_distances_and_histograms_show_their_rows():
@@ -203,7 +189,7 @@ def test_verdicts_have_a_line_per_claim_and_a_cell_per_study():
         ("camvid", "GP-02", "b", "undecided"),
     ]
     rows = pd.DataFrame([*cells, ("camvid", "GP-01", "a", "not run")], columns=["study", "id", "claim", "verdict"])
-    (axes,) = plots.verdicts(rows).axes
+    (axes,) = plots.verdict_cells(rows).axes
     found = [(text.get_text(), text.get_position()) for text in axes.texts]
     expected = [("✓ holds", (0.5, 0.5)), ("✗ fails", (0.5, 1.5)), ("? undecided", (1.5, 1.5)), ("not run", (1.5, 0.5))]
     assert found == expected
@@ -213,36 +199,3 @@ def test_verdicts_have_a_line_per_claim_and_a_cell_per_study():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a   GP-01", "b   GP-02"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["digits", "camvid"]
     assert axes.get_ylim() == (2, 0)
-
-
-def test_scores_of_a_neighbourhood_are_shaded_where_the_true_class_is_on_top():
-    rows = pd.DataFrame(
-        [
-            (
-                0,
-                row,
-                column,
-                "a" if column else "z",
-                factor,
-                factor / 50,
-                "b" if factor < 0 else "a",
-                name,
-                factor * sign,
-            )
-            for row in range(3)
-            for column in range(3)
-            for factor in (-1.0, 0.0, 1.0)
-            for name, sign in (("a", 2), ("b", -1))
-        ],
-        columns=["scene", "row", "column", "true", "factor", "epsilon", "predicted", "class", "score"],
-    )
-    figure = plots.neighbourhood(rows, 1.0)
-    outside, inside = figure.axes[0], figure.axes[1]
-    assert outside.get_title() == "cell (0, 0): true z (not drawn)\npredicted a → a"
-    assert inside.get_title() == "cell (0, 1): true a\npredicted a → a"
-    assert [line.get_ydata().tolist() for line in inside.lines[:2]] == [[-2, 0, 2], [1, 0, -1]]
-    assert [line.get_linewidth() for line in inside.lines[:2]] == [2.6, 1]
-    assert inside.lines[-1].get_xdata() == [1, 1]
-    shaded = inside.collections[0].get_paths()[0].vertices[:, 0]
-    assert (shaded.min(), shaded.max()) == (0, 1) and not outside.collections[0].get_paths()
-    assert figure.axes[7].get_xlabel() == "ε, in multiples of the tuned 0.02"

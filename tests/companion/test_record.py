@@ -10,6 +10,7 @@ from gpcore import paths
 from gpcore.companion import weights
 from gpcore.companion.report import Record, claims, paper
 from gpcore.companion.studies import DIGITS
+from gpcore.metrics import Interval
 
 
 @pytest.fixture
@@ -39,16 +40,15 @@ def test_provenance_names_what_was_used(record):
     found = json.loads(text)
     assert text == json.dumps(found, indent=1, sort_keys=True) + "\n"
     assert (found["notebook"], found["study"], found["parameters"]) == ("97_example", "digits", {"steps": 3})
-    assert found["images"] == DIGITS.images and set(found["weights"]) == set(DIGITS.networks)
+    assert found["images"] == DIGITS.images and found["weights"] == found["epsilon"] == {}
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     refiner = "fcn8s-context"
-    Record("97_example", DIGITS, refiners=[refiner], network="unet")
+    Record("97_example", DIGITS, weights=["unet", refiner], network="fcn8s", networks=["fcn16s"])
     found = json.loads((record.folder / "provenance.json").read_text())
     assert found["epsilon"] == {"unet": DIGITS.epsilon("unet")}
     stored = {name: weights.info(f"digits/{name}-seed0")["files"] for name in ("unet", refiner)}
     assert found["weights"] == stored and {len(sha256) for sha256 in stored["unet"].values()} == {64}
-    Record("97_example", DIGITS, networks=["fcn16s", "densenet"])
-    assert {*json.loads((record.folder / "provenance.json").read_text())["epsilon"]} == {"fcn16s", "densenet"}
+    assert found["parameters"] == {"network": "fcn8s", "networks": ["fcn16s"]}  # which tell no weights
 
 
 def test_a_record_sets_the_style_of_figures_and_tables(tmp_path, monkeypatch):
@@ -76,6 +76,13 @@ def test_a_claim_is_judged_by_the_numbers_as_printed_and_entered_once(record):
     record.claim("GP-07", correlation=0.9)
     ledger = record.claim("GP-07", correlation=0.3004)
     assert ledger[["id", "numbers", "verdict"]].to_numpy().tolist() == [["GP-07", "correlation 0.3", "fails"]]
+
+
+def test_an_interval_is_entered_with_its_ends_as_printed(record):
+    ledger = record.claim("GP-16", gain=Interval(0.5, 0.00049999, 1.0), epsilon=0.0020001)
+    assert ledger[["numbers", "verdict"]].to_numpy().tolist() == [
+        ["gain 0.5; low 0.0005; high 1; epsilon 0.002", "holds"],
+    ]  # fmt: skip
 
 
 def test_the_ledger_lies_beside_the_notebooks(record, monkeypatch):

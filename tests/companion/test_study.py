@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpcore.companion import weights
+from gpcore.companion import studies, weights
 from gpcore.companion.studies import DIGITS
 
 
@@ -42,12 +42,62 @@ def test_a_scene_is_counted_in_the_whole_split(counted):
 
 
 def test_names_of_stored_weights():
-    assert DIGITS.weights("fcn8s") == "digits/fcn-seed0"
-    assert DIGITS.weights("unet", 2) == "digits/unet-seed2"
-    assert DIGITS.weights("at-small") == "digits/at-small-seed0"
-    assert DIGITS.weights("fcn8s-context", 1) == "digits/fcn8s-context-seed1"
+    assert DIGITS.stored_as("fcn8s") == "digits/fcn-seed0"
+    assert DIGITS.stored_as("unet", 2) == "digits/unet-seed2"
+    assert DIGITS.stored_as("at-small") == "digits/at-small-seed0"
+    assert DIGITS.stored_as("fcn8s-context", 1) == "digits/fcn8s-context-seed1"
     with pytest.raises(ValueError, match=r"network: got 'fcn', expected one of fcn32s, .*at-small.*fcn8s-context"):
-        DIGITS.weights("fcn")
+        DIGITS.stored_as("fcn")
+
+
+def test_what_is_unknown_is_named():
+    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
+        studies.get("voc")
+    with pytest.raises(
+        ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
+    ):
+        DIGITS.network("fcn4s")
+
+
+@pytest.mark.parametrize(
+    ("needs", "expected"),
+    [
+        ([], ["digits", "camvid", "mnist", "cifar10"]),
+        (["segmentation"], ["digits", "camvid"]),
+        (["scene_labelling"], ["digits", "camvid"]),
+        (["segmentation", "few"], ["digits", "camvid"]),
+        (["crfs"], ["digits", "camvid"]),
+        (["refiners", "crfs", "few"], ["digits", "camvid"]),
+        (["classification"], ["digits", "mnist", "cifar10"]),
+        (["robust"], ["digits", "camvid"]),
+        (["robust", "photographs"], ["digits"]),
+        (["seeds"], ["digits"]),
+        (["digits"], ["digits"]),
+        (["refiner"], []),
+    ],
+)
+def test_notebooks_run_where_all_that_they_need_is(needs, expected):
+    assert studies.suited(needs) == studies.suited(iter(needs)) == expected
+
+
+def test_every_task_is_done_by_a_study():
+    tasks = {name: study.tasks for name, study in studies.STUDIES.items() if study.tasks}
+    assert {study for each in tasks.values() for study in each.values()} == {*studies.STUDIES}
+    assert tasks["digits"]["scene_labelling"] == "scenes" and tasks["camvid"]["scene_labelling"] == "camvid"
+    done = {name: studies.get(each["classification"]) for name, each in tasks.items() if "classification" in each}
+    assert {name: study.networks["classifier"].published for name, study in done.items()} == {
+        "digits": "mnist",
+        "mnist": "mnist",
+        "cifar10": "cifar10",
+    }
+
+
+def test_a_network_is_called_the_same_in_all_studies():
+    every = [pair for study in studies.STUDIES.values() for pair in {**study.networks, **study.robust}.items()]
+    called = {(name, plan.label, plan.published) for name, plan in every if name in studies.LABELS}
+    assert len(called) == len(studies.LABELS) == 11
+    assert (studies.LABELS["crfrnn"], studies.PUBLISHED["crfrnn"]) == ("FCN-8s + CRF-RNN", "CRFasRNN-coco")
+    assert studies.LABELS["at-tuned"] == studies.PUBLISHED["at-tuned"] == "AT-tuned"
 
 
 def test_networks_and_settings_are_those_that_are_stored(monkeypatch):

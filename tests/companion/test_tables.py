@@ -8,8 +8,15 @@ from gpcore import metrics
 from gpcore.companion.report import record, tables
 
 
-def test_points_have_their_sign():
-    assert tables.points(1.234, -0.8, 1.61) == "+1.23 [-0.80, +1.61]"
+def test_differences_have_their_sign():
+    rows = pd.DataFrame({"gain": [1.234, -1], "low": [-0.8, -2], "high": [1.61, 0]})
+    assert tables.signed(rows) == ["+1.23 [-0.80, +1.61]", "-1.00 [-2.00, +0.00]"]
+
+
+def test_intervals_are_those_of_their_rows():
+    rows = pd.DataFrame({"high": [3.0, 6.0], "name": ["b", "a"], "low": [1.0, 4.0], "mean": [2.0, 5.0]})
+    assert tables.intervals(rows, "name", "mean") == {"b": (2, 1, 3), "a": (5, 4, 6)}
+    assert tables.intervals(rows.rename(columns={"mean": "gain"}), "name")["a"].high == 6
 
 
 def test_gain_rows_by_hand():
@@ -38,25 +45,42 @@ def test_beside_compares_with_the_right_network():
     assert table.loc["AT-small", ["ε", "paper base", "paper +GP", "gain − paper's"]].tolist() == ["0.0005", *"–––"]
 
 
-def test_gain_table_is_over_the_base_setting():
+def test_gains_are_over_the_base_setting():
     """Of two images the mean hits are 4, 6 and 9; the second setting is the base."""
-    counts = torch.stack([pairs([3, 5]), pairs([4, 8]), pairs([8, 10])])
-    rows = tables.gain_table({"a": counts}, [10, 20, 30], base=1, name="iteration")
-    assert list(rows) == ["label", "iteration", "miou", "gain", "low", "high"]
-    assert rows["iteration"].tolist() == [10, 20, 30] and rows["label"].unique().tolist() == ["a"]
+    counts = {10: pairs([3, 5]), 20: pairs([4, 8]), 30: pairs([8, 10])}
+    rows = tables.gains(counts, "iteration", base=20)
+    assert list(rows) == ["iteration", "miou", "gain", "low", "high"] and rows["iteration"].tolist() == [10, 20, 30]
     assert rows["miou"].tolist() == pytest.approx([iou(4), iou(6), iou(9)])
     assert rows["gain"].tolist() == pytest.approx([iou(4) - iou(6), 0, iou(9) - iou(6)])
     assert rows["low"].tolist() == pytest.approx([iou(5) - iou(8), 0, iou(10) - iou(8)])
     assert rows["high"].tolist() == pytest.approx([iou(3) - iou(4), 0, iou(8) - iou(4)])
 
 
+def test_gains_compare_with_the_first_of_each_part():
+    clean, fog = ({"alone": pairs(a), "step": pairs(b)} for a, b in (([7, 9], [10, 10]), ([3, 7], [0, 2])))
+    rows = tables.gains_by("condition", {"clean": clean, "fog 4": fog})
+    assert rows[["condition", "method"]].to_numpy().tolist() == [
+        ["clean", "alone"], ["clean", "step"], ["fog 4", "alone"], ["fog 4", "step"],
+    ]  # fmt: skip
+    assert list(rows.index) == [0, 1, 2, 3]
+    assert rows["miou"].tolist() == pytest.approx([iou(8), 100, iou(5), iou(1)])
+    assert rows["gain"].tolist() == pytest.approx([0, 100 - iou(8), 0, iou(1) - iou(5)])
+    over = tables.gains_by("condition", {"clean": clean, "fog 4": fog}, "setting", base="step")
+    assert over["gain"].tolist() == pytest.approx([iou(8) - 100, 0, iou(5) - iou(1), 0]) and "setting" in over
+
+
+def test_the_miou_is_of_the_whole_set():
+    """Image by image a has the higher mean (62.5 against 62.02), together b (58.33 against 61.98)."""
+    rows = tables.gains({"a": pairs([10, 0]), "b": pairs([5, 6])})
+    assert rows["miou"].tolist() == pytest.approx([iou(5), iou(5.5)]) and rows["miou"][1] > rows["miou"][0]
+
+
 def test_differences_are_of_the_second_less_the_first():
-    counts = torch.stack([pairs([4, 6]), pairs([5, 9])])
-    for each, pair in ((counts, (0, 1)), ({"a": counts[0], "b": counts[1]}, ("a", "b"))):
-        (row,) = tables.differences(each, {"b − a": pair}).to_dict("records")
-        assert row["difference"] == "b − a"
-        expected = [iou(7) - iou(5), iou(5) - iou(4), iou(9) - iou(6)]
-        assert [row["points"], row["low"], row["high"]] == pytest.approx(expected)
+    counts = {"a": pairs([4, 6]), "b": pairs([5, 9])}
+    (row,) = tables.differences(counts, {"b − a": ("a", "b")}).to_dict("records")
+    expected = [iou(7) - iou(5), iou(5) - iou(4), iou(9) - iou(6)]
+    assert [*row] == ["difference", "points", "low", "high"] and row.pop("difference") == "b − a"
+    assert [*row.values()] == pytest.approx(expected)
 
 
 def test_class_gains_by_hand():
@@ -92,47 +116,6 @@ def test_widest_range(epsilons, gains, expected):
     assert tables.widest_range(epsilons, gains) == expected
 
 
-def test_ranges_tell_the_best_of_each_network():
-    rows = pd.DataFrame({"label": ["b"] * 3 + ["a"] * 3, "epsilon": [0, 1, 4] * 2, "gain": [0, 2, 1, 0, -1, -2]})
-    found = tables.ranges(rows)
-    assert found.T.to_dict("list") == {"b": [1, 4, 4, 1, 2], "a": [0, 0, 0, 0, 0]} and list(found.index) == ["b", "a"]
-
-
-def test_settings_have_a_column_per_number():
-    rows = tables.settings({"unet": {"gaussian": (3, 4), "bilateral": (50, 5, 10)}})
-    assert rows.to_numpy().tolist() == [["U-Net", 3, 4, 50, 5, 10]]
-    assert list(rows)[1:3] == ["gaussian sxy", "gaussian weight"]
-
-
-def toy_rows(printed):
-    """Eq. (5), (l . y)(l - y), from the printed y and l; printed digits are truncated."""
-
-    def total(values):
-        return values.groupby([printed["case"], printed["label"]]).transform("sum")
-
-    y = printed["y"] / total(printed["y"])
-    rows = printed.assign(**{"eq. (5)": total(y * printed["l"]) * (printed["l"] - y)})
-    return rows.assign(match=(rows["eq. (5)"] - rows["signal"]).abs() < 1e-3)
-
-
-def test_toy_numbers_of_figure_9():
-    toy = toy_rows(record.paper("toy"))
-    assert len(toy) == 20
-    assert toy["match"].all()
-    assert toy["eq. (5)"].round(4).tolist()[:5] == [0, -0.08, 0.026, 0.02, 0.034]
-    assert toy["eq. (5)"].round(4).tolist()[15:] == [-0.1575, -0.045, 0.2475, -0.027, -0.018]
-    unimodal = tables.toy_numbers(toy, "unimodal")
-    uniform, onehot = np.array([0, -0.08, 0.026, 0.02, 0.034]), np.array([-0.12, 0.24, -0.042, -0.06, -0.018])
-    cosine = uniform @ onehot / np.sqrt((uniform @ uniform) * (onehot @ onehot))
-    assert unimodal == pytest.approx(
-        {"matches": 10, "expected": 10, "cosine": cosine, "onehot_top_raised": 1, "uniform_top_lowered": 1}
-    )
-    altered = record.paper("toy").assign(signal=lambda t: t["signal"] + 0.002)
-    assert tables.toy_numbers(toy_rows(altered), "bimodal")["matches"] == 0
-    flat = tables.toy_numbers(toy.assign(**{"eq. (5)": toy["eq. (5)"].where(toy["class"] != 2, 0)}), "unimodal")
-    assert (flat["onehot_top_raised"], flat["uniform_top_lowered"]) == (0, 0)  # class 2 is on top
-
-
 def test_paired_rows_by_hand():
     truth = torch.zeros(10, dtype=torch.long)
     alone, better = truth.clone(), truth.clone()
@@ -142,36 +125,17 @@ def test_paired_rows_by_hand():
     assert rows["gain"].tolist() == pytest.approx([0, 30, 0])
     assert rows.loc[1, ["corrected", "newly_wrong"]].tolist() == [4, 1]
     assert rows["p"].tolist() == pytest.approx([1, 2 * 6 / 32, 1])  # of 5 changes at most one, either way
-    shown = tables.paired_table(rows, {"base": 98.92, "guided": 99.15})
-    assert shown["paper (%)"].tolist() == ["98.92", "99.15", "–"]
-    assert shown.loc["better"].tolist()[:1] + shown.loc["better"].tolist()[2:4] == ["90.00", "4 : 1", "0.38"]
-    assert shown.loc["better", "gain [95 %]"].startswith("+30.00 [")
 
 
 def test_error_reduction_of_the_paper():
-    assert tables.error_reduction(98.92, 0.23, 0.1, 0.3)["value"] == pytest.approx(21.3, abs=0.01)
-    assert tables.error_reduction(60.0, 4.0, -2.0, 8.0) == pytest.approx({"value": 10, "low": -5, "high": 20})
-
-
-def test_method_gains_compare_with_the_first_of_each_condition():
-    clean, fog = ({"alone": pairs(a), "step": pairs(b)} for a, b in (([7, 9], [10, 10]), ([3, 7], [0, 2])))
-    rows = tables.method_gains({("", 0): clean, ("fog", 4): fog})
-    assert rows[["condition", "method"]].agg(" ".join, axis=1).tolist() == [
-        "clean alone", "clean step", "fog 4 alone", "fog 4 step",
-    ]  # fmt: skip
-    assert rows["miou"].tolist() == pytest.approx([iou(8), 100, iou(5), iou(1)])
-    assert rows["gain"].tolist() == pytest.approx([0, 100 - iou(8), 0, iou(1) - iou(5)])
-
-
-def test_best_is_the_highest_miou_of_the_whole_set():
-    """Image by image a has the higher mean (62.5 against 62.02), together b (58.33 against 61.98)."""
-    assert tables.best({"a": pairs([10, 0]), "b": pairs([5, 6]), "c": pairs([6, 5])}) == "b"
+    assert tables.error_reduction(98.92, metrics.Interval(0.23, 0.1, 0.3)).value == pytest.approx(21.3, abs=0.01)
+    found = tables.error_reduction(60.0, metrics.Interval(4.0, -2.0, 8.0))
+    assert found._asdict() == pytest.approx({"value": 10, "low": -5, "high": 20})
 
 
 def test_gain_difference_is_the_first_pairs_gain_less_the_seconds():
     found = tables.gain_difference((pairs([4, 8]), pairs([10, 10])), (pairs([6, 10]), pairs([10, 10])))
     assert list(found) == pytest.approx([iou(8) - iou(6), iou(6) - iou(4), 100 - iou(8)])
-    assert found.named("d") == {"d": found.value, "d_low": found.low, "d_high": found.high}
     assert tables.gain_difference((pairs([5]), pairs([5])), (pairs([4]), pairs([7]))).value == pytest.approx(
         iou(4) - iou(7)
     )

@@ -1,8 +1,10 @@
 import copy
 import dataclasses
-import functools
 import json
 import math
+import subprocess
+import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,15 +15,18 @@ from torch import nn
 from gpcore import denoise, metrics, paths
 from gpcore.attacks import pgd
 from gpcore.companion import measure, studies, training, tuning, weights
-from gpcore.companion.experiments import dae_table
-from gpcore.companion.studies import DIGITS
-from gpcore.companion.studies.study import Attack, Network, Recipe, Refiner
-from gpcore.networks import crop_classifier, fcn_small
-from gpcore.networks.classifiers import Classifier
+from gpcore.companion.studies import DIGITS, Attack, Network, Recipe, Refiner
+from gpcore.networks.fcn import crop_classifier, fcn_small
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
 ATTACK = Attack(epsilon=0.06, step_size=0.03)
 KINDS = pytest.mark.parametrize("kind", ["classify", "segment"])
+
+
+def test_training_loads_nothing_that_draws_or_tabulates():
+    code = "import sys, gpcore.companion.training; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded and not {"matplotlib", "pandas", "sklearn", "seaborn", "IPython"} & {*loaded}
 
 
 class Interrupted(Exception):
@@ -48,25 +53,19 @@ def segmenting(recipe=RECIPE):
     torch.manual_seed(0)
     network = fcn_small(11)
     data = [(image[:, :32, :32], labels[:32, :32]) for image, labels in (DIGITS.dataset("train")[i] for i in range(8))]
-
-    def objective(images, labels):
-        return training.segmentation_loss(network.supervised(images), labels, None, 255)
-
-    return network, lambda: training.batches(data, recipe), objective
+    epoch = partial(training.batches, data, recipe, training.augment)
+    return network, epoch, partial(training.network_loss, network, None, None, 255)
 
 
 def denoising():
     torch.manual_seed(0)
     dae = denoise.DAE(3, 4, widths=(8, 8), join=1, skips=True)
     kept = [(torch.rand(3, 16, 16).softmax(0), torch.rand(4, 8, 8), torch.randint(3, (16, 16))) for _ in range(8)]
-
-    def objective(y, h, labels):
-        return denoise.reconstruction_loss(dae(y + 0.1 * torch.randn_like(y), h), labels, 255)
-
-    return dae, lambda: training.crops(kept, RECIPE), objective
+    epoch = partial(training.batches, kept, RECIPE, training.cut)
+    return dae, epoch, partial(training.refiner_loss, dae, Refiner("", None, None, RECIPE, 8, sigma=0.1), None, 255)
 
 
-class Recorded(Classifier):
+class Recorded(nn.Sequential):
     """Two classes per image, or per pixel, from nine channels; remembers what it was trained on."""
 
     def __init__(self, kind, dropout=0.0):
@@ -77,7 +76,7 @@ class Recorded(Classifier):
 
     def supervised(self, images):
         self.fed.append(images.clone())
-        return super().supervised(images)
+        return [self(images)]
 
 
 def toy(kind, count, seed=0):
@@ -91,12 +90,8 @@ def toy(kind, count, seed=0):
 
 def attacking():
     network, data = Recorded("segment", dropout=0.5), list(zip(*toy("segment", 8), strict=True))
-
-    def objective(images, labels):
-        fed = training.adversarial(network, images, labels, ATTACK, 255)
-        return training.segmentation_loss(network.supervised(fed), labels, None, 255)
-
-    return network, lambda: training.batches(data, RECIPE), objective
+    epoch = partial(training.batches, data, RECIPE, training.augment)
+    return network, epoch, partial(training.network_loss, network, ATTACK, None, 255)
 
 
 @pytest.mark.parametrize("case", [segmenting, denoising, attacking])
@@ -186,14 +181,14 @@ def test_every_epoch_of_every_seed_draws_its_own_numbers_and_leaves_the_others_a
         ({"epochs": 2}, "got epochs 3, expected epochs 2"),
         ({"rate": 0.5, "attack": Attack()}, "got rate 0.001, attack None, expected rate 0.5, attack {'epsilon': .*}"),
         ({"seed": 4}, "got seed 0, expected seed 4"),
-        ({"identity": {"store": "b"}}, "got store 'a', expected store 'b'"),
-        ({"identity": None}, "got store 'a', expected store None"),
-        ({"old": True}, "got epochs None, .*, store None, expected epochs 3, .*, store 'a'"),
+        ({"identity": {"sigma": 2}}, "got sigma 1, expected sigma 2"),
+        ({"identity": None}, "got sigma 1, expected sigma None"),
+        ({"old": True}, "got epochs None, .*, sigma None, expected epochs 3, .*, sigma 1"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(change, message, tmp_path):
     network, path = Line(), tmp_path / "a.pt"
-    options = {"checkpoint": path, "identity": {"store": "a"}, "seed": 0}
+    options = {"checkpoint": path, "identity": {"sigma": 1}, "seed": 0}
     training.fit(network, lambda: [(torch.rand(4, 1),)] * 2, network, RECIPE, **options)
     if change.pop("old", False):  # written before checkpoints knew what they are of
         torch.save({key: part for key, part in torch.load(path).items() if key != "plan"}, path)
@@ -208,10 +203,9 @@ def test_a_checkpoint_of_another_training_is_refused(change, message, tmp_path):
 def store(monkeypatch, tmp_path):
     """Weights and checkpoints go to a folder of their own; what is tuned tells for whom."""
     monkeypatch.setattr(paths, "DATA", tmp_path)
-    for name in ("save", "load", "info", "update"):
-        monkeypatch.setattr(weights, name, functools.partial(getattr(weights, name), root=tmp_path / "weights"))
+    monkeypatch.setattr(paths, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(tuning, "tune", lambda chosen, name, seed: {"tuned": [name, seed]})
-    monkeypatch.setattr(dae_table, "tune", lambda chosen, name: {"tuned": [name]})
+    monkeypatch.setattr(tuning, "tune_refiner", lambda chosen, name: {"tuned": [name]})
     return tmp_path
 
 
@@ -225,9 +219,6 @@ class Refining(nn.Module):
     def forward(self, y, h):
         self.given.append((y, h))
         return self.last(y)
-
-    def supervised(self, images):
-        return [self.last(images)]
 
 
 class Plain(Refining):
@@ -262,14 +253,10 @@ def toys(recipe, made=None, **options):
     )
 
 
-@pytest.mark.parametrize("kind", ["network", "refiner"])
-def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(kind, store, monkeypatch):
+@pytest.mark.parametrize(("name", "tuner"), [("toy", "tune"), ("dae", "tune_refiner")])
+def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(name, tuner, store, monkeypatch):
     training.train(toys(RECIPE), "toy")
-    train, name, source, tuner = {
-        "network": (training.train, "toy", "batches", tuning),
-        "refiner": (training.train_refiner, "dae", "crops", dae_table),
-    }[kind]
-    checkpoint, epochs, original = store / f"checkpoints/digits-{name}-seed0.pt", [], getattr(training, source)
+    checkpoint, epochs, original = store / f"checkpoints/digits-{name}-seed0.pt", [], training.batches
 
     def epoch(*args):
         epochs.append(1)
@@ -279,29 +266,35 @@ def test_a_finished_training_begins_anew_and_a_killed_one_goes_on(kind, store, m
         assert checkpoint.is_file()
         raise Interrupted
 
-    monkeypatch.setattr(training, source, epoch)
-    train(toys(RECIPE), name)
+    monkeypatch.setattr(training, "batches", epoch)
+    training.train(toys(RECIPE), name)
     expected = weights.info(f"digits/{name}-seed0")
-    train(toys(RECIPE), name)
+    training.train(toys(RECIPE), name)
     assert len(epochs) == 6 and weights.info(f"digits/{name}-seed0") == expected
-    for where, what, left in (
-        (training, source, 2), (weights, "save", 0), (weights, "update", 0), (tuner, "tune", 0),
-    ):  # fmt: skip
+    stops = (training, "batches", 2), (weights, "save", 0), (weights, "update", 0), (tuning, tuner, 0)
+    for where, what, left in stops:
         assert not checkpoint.exists()
         calls = iter([epoch] if where is training else [])
         with monkeypatch.context() as patch:
             patch.setattr(where, what, lambda *args, calls=calls, **options: next(calls, killed)(*args, **options))
             with pytest.raises(Interrupted):
-                train(toys(RECIPE), name)
+                training.train(toys(RECIPE), name)
         with pytest.raises(ValueError, match=f"{checkpoint.name}: got epochs 3, expected epochs 2; remove it"):
-            train(toys(dataclasses.replace(RECIPE, epochs=2)), name)
+            training.train(toys(dataclasses.replace(RECIPE, epochs=2)), name)
         epochs.clear()
-        train(toys(RECIPE), name)
+        training.train(toys(RECIPE), name)
         assert len(epochs) == left and weights.info(f"digits/{name}-seed0") == expected
 
 
 # 1 / sqrt(.64 .32 .04) = 1.25 1.7678 5, whose mean over pixels is .8 + .5657 + .2
 BALANCED, BY_HAND = {"balance": 0.5, "frequencies": (0.64, 0.32, 0.04)}, torch.tensor([1.25, 1.767767, 5]) / 1.565685
+
+
+def check_entry(entry, recipe, store):
+    assert (entry["study"], entry["seed"]) == ("digits", 3)
+    assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
+    (file,) = entry["files"]
+    assert {tensor.dtype for tensor in load_file(store / "weights" / file).values()} == {torch.float16}
 
 
 def test_what_is_stored_of_a_training(store, monkeypatch):
@@ -323,10 +316,8 @@ def test_what_is_stored_of_a_training(store, monkeypatch):
         losses = -logits.log_softmax(-1)[known].gather(1, labels[known][:, None])[:, 0]
         counted = BY_HAND[labels[known]]
         assert entry["loss"] == [pytest.approx(((losses * counted).sum() / counted.sum()).item(), rel=1e-5)]
-        assert (entry["study"], entry["seed"], entry.get("base")) == ("digits", 3, base)
-        assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
-        (file,) = entry["files"]
-        assert {tensor.dtype for tensor in load_file(store / "weights" / file).values()} == {torch.float16}
+        assert entry.get("base") == base
+        check_entry(entry, recipe, store)
     assert [fit["started"] for fit in fitted] == [set(), {"last.weight", "last.bias"}, set()]
     assert [fit["seed"] for fit in fitted] == [3, 3, 3]
     tuned = weights.info("digits/toy-seed3")["networks"]
@@ -341,7 +332,7 @@ def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma,
     recipe, made = Recipe(epochs=2, samples=8, batch=8, rate=1e-6, **BALANCED), []
     chosen = toys(recipe, made, truth=truth, sigma=sigma)
     training.train(chosen, "toy")
-    training.train_refiner(chosen, "dae", seed=3)
+    training.train(chosen, "dae", seed=3)
     torch.manual_seed(3)
     begun, entry, noise = Refining(3), weights.info("digits/dae-seed3"), []
     assert fitted[-1]["seed"] == 3 and len(training.candidates(chosen, "dae")) == 8
@@ -360,63 +351,42 @@ def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma,
     assert (torch.stack(noise).std() - sigma).abs() < 0.05 * sigma + 1e-6
     assert torch.stack(noise).mean().abs() < 0.02 * sigma + 1e-6
     assert sigma == 0 or (noise[0] != noise[1]).all()
-    (file,) = entry["files"]
-    assert {tensor.dtype for tensor in load_file(store / "weights" / file).values()} == {torch.float16}
-    assert (entry["study"], entry["seed"], entry["networks"]) == ("digits", 3, {"dae": {"tuned": ["dae"]}})
+    check_entry(entry, recipe, store)
+    assert entry["networks"] == {"dae": {"tuned": ["dae"]}}
     assert entry["refiner"] == {"network": "toy", "at": None, "images": 8, "sigma": sigma, "truth": truth}
-    assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def test_a_checkpoint_of_another_network_or_refiner_is_refused(store, monkeypatch):
     training.train(toys(RECIPE), "toy")
     with monkeypatch.context() as patch:
-        patch.setattr(dae_table, "tune", lambda chosen, name: {}["killed"])
+        patch.setattr(tuning, "tune_refiner", lambda chosen, name: {}["killed"])
         patch.setattr(tuning, "tune", lambda chosen, name, seed: {}["killed"])
-        for train, name in ((training.train_refiner, "dae"), (training.train, "toy")):
+        for name in ("dae", "toy"):
             with pytest.raises(KeyError):
-                train(toys(RECIPE), name)
-    with pytest.raises(
-        ValueError, match=r"got refiner .*'sigma': 0\.0.*, expected refiner .*'sigma': 0\.5.*; remove it"
-    ):
-        training.train_refiner(toys(RECIPE, sigma=0.5), "dae")
+                training.train(toys(RECIPE), name)
+    with pytest.raises(ValueError, match=r"got refiner .*'sigma': 0\.0.*, expected refiner .*'sigma': 0\.5.*; remove"):
+        training.train(toys(RECIPE, sigma=0.5), "dae")
     (store / "checkpoints/digits-toy-seed0.pt").rename(store / "checkpoints/digits-after-seed0.pt")
-    with pytest.raises(
-        ValueError, match="got store 'digits/toy-seed0', expected store 'digits/after-seed0'; remove it"
-    ):
+    with pytest.raises(ValueError, match="got store 'digits-toy-seed0', expected store 'digits-after-seed0'; remove"):
         training.train(toys(RECIPE), "after")
 
 
 @pytest.fixture
-def trained(monkeypatch, tmp_path_factory):
+def trained(store, monkeypatch):
     """Trains a toy network under an attack: the network, what it was fed, the clean batches and what was saved."""
 
     def run(kind, attack, *, epochs=1, dropout=0.0):
-        network, clean, saved, (images, labels) = Recorded(kind, dropout), [], {}, toy(kind, 256)
+        network, clean, (images, labels) = Recorded(kind, dropout), [], toy(kind, 256)
         labels[0] = 7  # the void of this study
         data = list(zip(images, labels, strict=True))
-
-        def batches(*args):
-            for batch in original(*args):
-                clean.append(batch[0])
-                yield batch
-
         recipe = Recipe(epochs=epochs, samples=256, batch=32, rate=0.1, average=0.9, attack=attack)
-        chosen = dataclasses.replace(
-            DIGITS,
-            void=7,
-            dataset=lambda split: data,
-            networks={"toy": Network(lambda classes: network, "toy", recipe)},
-        )
+        networks = {"toy": Network(lambda classes: network, "toy", recipe)}
+        loss = training.network_loss
         with monkeypatch.context() as patch:
-            patch.setattr(paths, "DATA", tmp_path_factory.mktemp("data"))
-            patch.setattr(training, "batches", batches)
-            patch.setattr(weights, "save", lambda name, state, info, **options: saved.update(info))
-            patch.setattr(weights, "update", lambda name, **fields: None)
-            patch.setattr(tuning, "tune", lambda *args: {})
-            training.train(chosen, "toy")
-        return network, network.fed, clean, saved
+            patch.setattr(training, "network_loss", lambda *args: clean.append(args[4]) or loss(*args))
+            training.train(dataclasses.replace(DIGITS, void=7, dataset=lambda split: data, networks=networks), "toy")
+        return network, network.fed, clean, weights.info("digits/toy-seed0")
 
-    original = training.batches
     return run
 
 
@@ -542,7 +512,7 @@ def test_crops_of_predictions_features_and_labels_lie_above_each_other():
     recipe = dataclasses.replace(RECIPE, samples=60, batch=7, crop=16)
     torch.manual_seed(0)
     corners = []
-    for y, h, cut in training.crops([whole] * 64, recipe):
+    for y, h, cut in training.batches([whole] * 64, recipe, training.cut):
         assert [*y.shape[1:], *h.shape[1:]] == [1, 16, 16, 1, 4, 4]
         assert (y.dtype, h.dtype, cut.dtype) == (torch.float32, torch.float32, torch.int64)
         assert torch.equal(y[:, 0], cut.float())
@@ -552,17 +522,17 @@ def test_crops_of_predictions_features_and_labels_lie_above_each_other():
     assert {divmod(corner, 26) for corner in corners} == {(top, left) for top in (0, 4) for left in (0, 4, 8)}
 
 
-@pytest.mark.parametrize("source", ["batches", "crops"])
-def test_an_epoch_takes_so_many_items_at_random_each_once(source):
+@pytest.mark.parametrize("vary", [training.augment, training.cut])
+def test_an_epoch_takes_so_many_items_at_random_each_once(vary):
     recipe = dataclasses.replace(RECIPE, samples=10, batch=4)
     items = [torch.full((3, 2, 2), float(i)) for i in range(12)]
-    data = [(x, x[0]) for x in items] if source == "batches" else [(x, x, x[0]) for x in items]
-    cut = next(getattr(training, source)(data, dataclasses.replace(recipe, crop=1)))
-    assert cut[0].shape[-2:] == cut[-1].shape[1:] == (1, 1)
+    data = [(x, x[0]) if vary is training.augment else (x, x, x[0]) for x in items]
+    first = next(training.batches(data, dataclasses.replace(recipe, crop=1), vary))
+    assert first[0].shape[-2:] == first[-1].shape[1:] == (1, 1)
     orders = []
     for seed in range(8):
         torch.manual_seed(seed)
-        found = [batch[-1][:, 0, 0].tolist() for batch in getattr(training, source)(data, recipe)]
+        found = [batch[-1][:, 0, 0].tolist() for batch in training.batches(data, recipe, vary)]
         assert [len(batch) for batch in found] == [4, 4, 2]
         orders.append([item for batch in found for item in batch])
         assert len({*orders[-1]}) == 10
@@ -595,33 +565,15 @@ def test_class_weights_by_hand():
 
 
 def test_loss_leaves_void_out_and_averages_heads():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 1, 3, 2, 2, generator=generator)
-    labels = torch.tensor([[[0, 255], [2, 1]]])
+    a, b = torch.randn(2, 1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels, network = torch.tensor([[[0, 255], [2, 1]]]), SimpleNamespace(supervised=lambda x: [a, b], training=False)
+    loss = partial(training.network_loss, network, None)
     logs = [x.log_softmax(1) for x in (a, b)]
     by_hand = [-(x[0, 0, 0, 0] + x[0, 2, 1, 0] + x[0, 1, 1, 1]) / 3 for x in logs]
-    assert training.segmentation_loss([a, b], labels, None, 255).item() == pytest.approx(sum(by_hand).item() / 2)
+    assert loss(None, 255, a, labels).item() == pytest.approx(sum(by_hand).item() / 2)
     weighted = [-(x[0, 0, 0, 0] + 4 * x[0, 2, 1, 0] + 2 * x[0, 1, 1, 1]) / 7 for x in logs]
-    found = training.segmentation_loss([a, b], labels.masked_fill(labels == 255, 3), torch.tensor([1.0, 2.0, 4.0]), 3)
+    found = loss(torch.tensor([1.0, 2.0, 4.0]), 3, a, labels.where(labels != 255, 3))
     assert found.item() == pytest.approx(sum(weighted).item() / 2)
-
-
-def test_augmented_labels_follow_the_image():
-    """An image that encodes its label in its first channel still does after crop, rescaling and flip."""
-    labels = torch.arange(4).repeat_interleave(90).view(1, 360).expand(360, 360).contiguous()
-    image = torch.stack([labels / 4.0, labels / 4.0, labels / 4.0])
-    recipe = dataclasses.replace(RECIPE, crop=224, scale=(0.7, 1.5))
-    torch.manual_seed(0)
-    flips = set()
-    for _ in range(12):
-        x, y = training.augment(image, labels, recipe)
-        assert x.shape == (3, 224, 224)
-        assert y.shape == (224, 224)
-        # colour jitter scales and shifts values but keeps their order: grey levels sort as labels do, away from seams
-        levels = [x[0][y == label].median().item() for label in y.unique()]
-        assert levels == sorted(levels)
-        flips.add(bool(y[0, 0] <= y[0, -1]))
-    assert flips == {True, False}
 
 
 def test_crops_reach_every_edge_and_labels_are_never_mixed():
@@ -648,9 +600,17 @@ def test_crops_reach_every_edge_and_labels_are_never_mixed():
 def test_scales_are_even_in_their_logarithm():
     """Of labels that count columns: from half the size to four times, as often above the geometric mean as below."""
     labels, recipe = torch.arange(64).expand(64, 64), dataclasses.replace(RECIPE, crop=8, scale=(0.5, 4))
+    spans, flips = [], set()
     torch.manual_seed(0)
-    cuts = [training.augment(torch.rand(3, 64, 64), labels, recipe)[1] for _ in range(200)]
-    spans = [int(cut.max() - cut.min()) for cut in cuts]
+    for _ in range(200):
+        x, y = training.augment((labels / 64).expand(3, 64, 64), labels, recipe)
+        assert (x.shape, y.shape) == ((3, 8, 8), (8, 8))
+        # colour jitter scales and shifts values but keeps their order: grey levels sort as labels do
+        levels = [x[0][y == label].median().item() for label in y.unique()]
+        assert levels == sorted(levels)
+        flips.add(bool(y[0, 0] <= y[0, -1]))
+        spans.append(int(y.max() - y.min()))
+    assert flips == {True, False}
     assert min(spans) == 1 and max(spans) == 14  # two columns, and sixteen, of which every second
     # at most five columns: scales above 8 / 5.5, whose share is log(4 / 1.4545) / log 8 = .486
     assert 0.41 < sum(span < 5 for span in spans) / 200 < 0.56
@@ -676,9 +636,10 @@ def test_brightness_contrast_and_saturation_change_by_up_to_three_tenths():
 def test_half_of_mirrored_items_are_flipped_and_nothing_else():
     pictures = torch.arange(64.0).view(64, 1, 1, 1) + torch.tensor([0.0, 0.5])  # left, right
     recipe = dataclasses.replace(RECIPE, samples=64, batch=16, mirror=True)
+    data = [(x, torch.tensor(int(x[0, 0, 0]))) for x in pictures]
     torch.manual_seed(0)
     flipped = 0
-    for images, labels in training.batches([(x, torch.tensor(int(x[0, 0, 0]))) for x in pictures], recipe):
+    for images, labels in training.batches(data, recipe, training.augment):
         assert labels.shape == (16,)
         for image, label in zip(images, labels, strict=True):
             assert sorted(image.flatten().tolist()) == [label, label + 0.5]
@@ -686,36 +647,26 @@ def test_half_of_mirrored_items_are_flipped_and_nothing_else():
     assert 20 <= flipped <= 44  # of 64
 
 
-def test_studies_name_what_is_unknown():
-    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
-        studies.study("voc")
-    with pytest.raises(
-        ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
-    ):
-        DIGITS.network("fcn4s")
+@pytest.mark.parametrize("plan", [*DIGITS.networks.values(), *DIGITS.robust.values()], ids=lambda plan: plan.store)
+def test_the_loss_is_put_on_three_heads_of_an_fcn_and_on_the_one_output_of_others(plan):
+    """The last head is what FCN-8s itself returns; the crops' classifier, though built like it, has no such heads."""
+    network, images = plan.build(11).eval(), torch.rand(2, 3, 64, 96)
+    heads = training.supervised(network, images)
+    fcns = {"fcn", "rb", "at-small", "at-large", "at-tuned"}
+    assert len(heads) == ({32: 1, 16: 2, 8: 3}[network.stride] if plan.store in fcns else 1)
+    assert torch.equal(heads[-1], network(images))
 
 
-def test_subsets_are_evenly_spaced():
-    data = DIGITS.data("val", 4)
-    assert data.indices == [0, 25, 50, 75]
-    assert torch.equal(data[1][0], DIGITS.dataset("val")[25][0])
-
-
-def test_a_robust_network_may_learn_from_data_of_its_own_and_is_not_tuned_then(monkeypatch, tmp_path):
+def test_a_robust_network_may_learn_from_data_of_its_own_and_is_not_tuned_then(store):
     """Crops in which one channel is the class, though the study's own data are mosaics."""
     crops = [
         (torch.rand(3, 32, 32) * 0.1 + 0.9 * torch.eye(3)[i % 3].view(3, 1, 1), torch.tensor(i % 3)) for i in range(8)
     ]
     plan = Network(crop_classifier, "backbone", RECIPE, dataset=lambda split: {"train": crops}[split])
-    chosen = dataclasses.replace(DIGITS, robust={"backbone": plan})
-    monkeypatch.setattr(paths, "DATA", tmp_path)
-    saved = {}
-    monkeypatch.setattr(weights, "save", lambda name, state, info, **options: saved.update({name: (info, options)}))
-    monkeypatch.setattr(weights, "update", lambda name, **fields: pytest.fail("tuned"))
-    training.train(chosen, "backbone")
-    ((info, options),) = saved.values()
-    assert [*saved] == ["digits/backbone-seed0"] and options["base"] == ""
-    assert info["loss"][-1] < info["loss"][0]
+    training.train(dataclasses.replace(DIGITS, robust={"backbone": plan}), "backbone")
+    entry = weights.info("digits/backbone-seed0")
+    assert "networks" not in entry and "base" not in entry
+    assert entry["loss"][-1] < entry["loss"][0]
 
 
 def test_frozen_layers_of_a_robust_backbone_are_not_stored_twice():
@@ -736,12 +687,12 @@ def test_committed_weights_score_as_recorded():
         found[name] = (
             100 * metrics.miou(measure.answer_counts(DIGITS, {name: DIGITS.network(name)}, "val")[name].sum(0)).item()
         )
-        entry = weights.info(DIGITS.weights(name))
+        entry = weights.info(DIGITS.stored_as(name))
         assert found[name] == pytest.approx(entry["networks"][name]["val"], abs=0.05)
         assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(network.recipe)))
     assert found["fcn32s"] < found["fcn16s"] < found["fcn8s"]
     assert found["fcn8s"] > 75
-    entry = weights.info(DIGITS.weights("backbone"))
+    entry = weights.info(DIGITS.stored_as("backbone"))
     assert entry["recipe"] == json.loads(json.dumps(dataclasses.asdict(DIGITS.robust["backbone"].recipe)))
 
 
@@ -751,7 +702,7 @@ def test_a_network_starts_from_what_fits(monkeypatch):
     monkeypatch.setattr(weights, "load", lambda name: {"digits/fcn-seed0": given}[name])
     for name, prefix, own in (("crfrnn", "network.", {"spatial", "bilateral", "compatibility"}), ("deeplab", "", None)):
         network = DIGITS.networks[name].build(11)
-        started = training.start(network, "fcn", DIGITS, 0)
+        started = training.start(network, "digits/fcn-seed0")
         parameters = dict(network.named_parameters())
         for key in started & set(parameters):
             assert torch.equal(parameters[key], given[key.removeprefix(prefix)])
@@ -772,37 +723,25 @@ def test_imagenet_features_come_from_the_folder_or_the_net(monkeypatch, tmp_path
     assert training.imagenet_features()["0.weight"].tolist() == [5]
     given, network = [], fcn_small(11)
     monkeypatch.setattr(training, "load_imagenet_vgg16", lambda *args: given.append(args))
-    started = training.start(network, "imagenet", DIGITS, 0)
+    started = training.start(network, "imagenet")
     assert started == {name for name, _ in network.named_parameters() if not name.startswith(("fc", "score"))}
     assert given[0][0] is network and given[0][1]["0.weight"].tolist() == [5]
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("--only dae toy --seed 3 --device cpu", [("refiner", "dae", 3), ("network", "toy", 3)]),
-        (
-            "--device cpu",
-            [
-                ("network", "toy", 0),
-                ("network", "after", 0),
-                ("network", "begun", 0),
-                ("network", "at", 0),
-                ("refiner", "dae", 0),
-            ],
-        ),
-    ],
-)
-def test_the_command_trains_what_it_names(words, expected, monkeypatch, capsys):
-    found, chosen = [], toys(RECIPE)
-    chosen = dataclasses.replace(chosen, robust={"at-1": dataclasses.replace(chosen.networks["toy"], store="at")})
-    monkeypatch.setattr(training, "study", {"toys": chosen}.__getitem__)
-    for kind, name in (("network", "train"), ("refiner", "train_refiner")):
-        monkeypatch.setattr(training, name, lambda *args, kind=kind: found.append((kind, *args)))
-    monkeypatch.setattr("sys.argv", ["training", "toys", *words.split()])
-    training.main()
-    assert found == [(kind, chosen, store, seed, "cpu") for kind, store, seed in expected]
-    monkeypatch.setattr("sys.argv", ["training", "toys", "--only", "unet"])
-    with pytest.raises(SystemExit):
+def test_the_command_trains_what_it_names(monkeypatch, capsys):
+    def ask(words):
+        found = []
+        monkeypatch.setattr(training, "train", lambda *args: found.append(args))
+        monkeypatch.setattr("sys.argv", ["training", "toys", *words.split()])
         training.main()
+        return found
+
+    chosen = toys(RECIPE)
+    chosen = dataclasses.replace(chosen, robust={"at-1": dataclasses.replace(chosen.networks["toy"], store="at")})
+    monkeypatch.setitem(studies.STUDIES, "toys", chosen)
+    assert ask("--only dae toy --seed 3 --device cpu") == [(chosen, name, 3, "cpu") for name in ("dae", "toy")]
+    every = "toy", "after", "begun", "at", "dae"
+    assert ask("--device cpu") == [(chosen, name, 0, "cpu") for name in every]
+    with pytest.raises(SystemExit):
+        ask("--only unet")
     assert "--only: got 'unet', expected some of toy, after, begun, at, dae" in capsys.readouterr().err

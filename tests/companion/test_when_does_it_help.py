@@ -1,14 +1,28 @@
-"""Islands, weights and interventions by hand; the survey's columns against a plain loop."""
+"""Islands, weights and interventions by hand; the survey's columns against a plain loop; its settings by hand."""
+
+import dataclasses
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
-from conftest import EPSILON, iou, pairs
+from conftest import EPSILON, defined_in, iou, pairs
 
 from gpcore import metrics
 from gpcore.adapt import augmented
 from gpcore.companion.experiments import when_does_it_help
+from gpcore.companion.experiments.when_does_it_help import Setting
+from gpcore.companion.measure import count_pixels
+from gpcore.companion.studies import STAGES
+from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
+
+
+def notebook(*names, **given):
+    return SimpleNamespace(**defined_in("14_when_does_it_help", *names, **given))
+
+
+RULES = ("on_islands", "balance", "mended", "interventions")
 
 
 def test_islands_are_small_4_connected_regions():
@@ -36,10 +50,18 @@ def test_islands_take_the_class_of_the_nearest_mainland():
     assert labels[0, 30, 30] == 2  # the argument stays as it was
 
 
+def test_cover_counts_the_pixels_predicted_as_each_label():
+    predicted = torch.tensor([[0, 0, 0, 1], [2, 2, 1, 2]]).view(2, 2, 2)
+    logits = torch.nn.functional.one_hot(predicted, 4).movedim(-1, 1).float()
+    assert when_does_it_help.cover(logits, predicted).tolist() == [[[3, 3], [3, 1]], [[3, 3], [1, 3]]]
+    labels = torch.tensor([[1, 0, 2, 3], [2, 1, 0, 3]]).view(2, 2, 2)
+    assert when_does_it_help.cover(logits, labels).tolist() == [[[1, 3], [0, 0]], [[3, 1], [0, 0]]]
+
+
 def test_balance_gives_every_predicted_class_the_same_sum():
     labels = torch.tensor([[0, 0, 0, 1], [2, 2, 1, 2]]).view(2, 2, 2)
     logits = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).float()
-    factors = when_does_it_help.balance(logits)
+    factors = notebook("balance").balance(logits)
     assert factors.shape == (2, 1, 2, 2)
     torch.testing.assert_close(factors.mean((1, 2, 3)), torch.ones(2))
     torch.testing.assert_close(factors[0, 0], torch.tensor([[2 / 3, 2 / 3], [2 / 3, 2.0]]))
@@ -50,23 +72,24 @@ def test_mended_labels_put_that_share_of_errors_right():
     generator = torch.Generator().manual_seed(1)
     logits, truth = torch.randn(2, 5, 60, 60, generator=generator), torch.randint(5, (2, 60, 60), generator=generator)
     predicted = logits.argmax(1)
-    case, wrong = when_does_it_help.Case(torch.nn.Identity(), logits, logits, truth), predicted != truth
-    quarter = when_does_it_help.mended(0.25)(case)
+    mended, wrong = notebook("mended").mended, predicted != truth
+    quarter = mended(None, logits, truth, 0.25)
     assert torch.equal(quarter[~wrong], truth[~wrong])
     assert (quarter == truth)[wrong].float().mean().item() == pytest.approx(0.25, abs=0.02)
-    assert torch.equal(when_does_it_help.mended(0.0)(case), predicted)
-    assert torch.equal(when_does_it_help.mended(1.0)(case), truth)
+    assert torch.equal(mended(None, logits, truth, 0.0), predicted)
+    assert torch.equal(mended(None, logits, truth, 1.0), truth)
 
 
 def test_confidence_is_that_of_the_likeliest_class():
     logits = torch.tensor([[0.91, 0.05, 0.04], [0.04, 0.89, 0.07]]).log().view(1, 2, 1, 3).movedim(-1, 1)
+    interventions = notebook(*RULES).interventions
     for name, expected in (("confident alone", [1, 0]), ("uncertain alone", [0, 1])):
-        weight = when_does_it_help.INTERVENTIONS[name].weight(logits)
+        weight = interventions[name][1]["weight"](logits)
         assert weight.shape == (1, 1, 2, 1) and weight.flatten().tolist() == expected
 
 
 def test_the_hypothesis_predicts_the_sign_of_every_change():
-    signs = {name: intervention.predicted for name, intervention in when_does_it_help.INTERVENTIONS.items()}
+    signs = {name: predicted for name, (predicted, _) in notebook(*RULES).interventions.items()}
     higher = ["islands silent", "islands relabelled", "label of shifted views"]
     higher += [f"{share}% of errors mended" for share in (10, 25, 50, 100)]
     lower, same = ["islands alone", "classes balanced"], ["every pixel", "confident alone", "uncertain alone"]
@@ -74,8 +97,9 @@ def test_the_hypothesis_predicts_the_sign_of_every_change():
 
 
 def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
-    counts, erased = when_does_it_help.intervene(study, "fcn8s", "test")
-    network = study.network("fcn8s")
+    network, total, gone = study.network("fcn8s"), 0, 0
+    rules = notebook(*RULES, tested=network)
+    counts, erased = when_does_it_help.intervene(study, "fcn8s", rules.interventions, "test")
     for i in range(4):
         x, y = (part[None] for part in study.data("test")[i])
         plain = guide(network, x, EPSILON)
@@ -83,7 +107,7 @@ def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
         island = when_does_it_help.islands(before)
         silent = guide(network, x, EPSILON, weight=lambda z, m=island: (~m).float()[:, None])
         others = guide(network, x, EPSILON, weight=lambda z, m=island: m.float()[:, None])
-        balanced = guide(network, x, EPSILON, weight=when_does_it_help.balance)
+        balanced = guide(network, x, EPSILON, weight=rules.balance)
         relabelled = guide(network, x, EPSILON, labels=when_does_it_help.surrounded(before))
         shifted = guide(network, x, EPSILON, labels=augmented(network, x, "shift").argmax(1))
         truth = guide(network, x, EPSILON, labels=y, void=study.void)
@@ -94,32 +118,112 @@ def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
         }  # fmt: skip
         for kind, logits in expected.items():
             assert torch.equal(counts[kind][i], metrics.confusion(logits.argmax(1), y, 11, 255)), kind
-        row = erased[erased["intervention"] == "islands silent"].iloc[i]
-        assert row["islands"] == island.sum() > 0
-        assert row["erased"] == (island & (silent.after.argmax(1) != before)).sum()
-    assert set(counts) == {"network alone", *when_does_it_help.INTERVENTIONS}
+        total += int(island.sum())
+        gone += int((island & (silent.after.argmax(1) != before)).sum())
+    assert total > gone > 0 and erased["islands silent"] == pytest.approx(100 * gone / total)
+    assert list(counts) == ["network alone", *rules.interventions]
+    assert list(erased) == [*rules.interventions]
 
 
 def test_effects_tell_gain_change_and_erasure():
     """Three images; the second differs, so that gains have an interval."""
-    hits = dict.fromkeys(when_does_it_help.INTERVENTIONS, (7, 9)) | {"network alone": (5, 5)}
+    tried = {"every pixel": (0, {}), "islands silent": (1, {}), "islands alone": (-1, {}), "relabelled": (1, {})}
+    hits = dict.fromkeys(tried, (7, 9)) | {"network alone": (5, 5)}
     hits |= {"islands silent": (8, 10), "islands alone": (4, 4)}
     counts = {kind: pairs([one, other, one]) for kind, (one, other) in hits.items()}
-    names = list(when_does_it_help.INTERVENTIONS)
-    erased = pd.DataFrame({"intervention": names * 2, "islands": [4] * 12 + [8] * 12, "erased": [1] * 12 + [4] * 12})
-    rows = when_does_it_help.effects(counts, erased).set_index("intervention")
+    erased = dict(zip(tried, (10.0, 500 / 12, 20.0, 30.0), strict=True))
+    rows = when_does_it_help.effects(counts, erased, tried).set_index("intervention")
     together = {pair: iou((2 * pair[0] + pair[1]) / 3) for pair in hits.values()}
     expected = {"every pixel": (7, 9), "islands silent": (8, 10), "islands alone": (4, 4)}
     for kind, (one, other) in expected.items():
         gain = [together[one, other] - iou(5), iou(one) - iou(5), iou(other) - iou(5)]
         change = [together[one, other] - together[7, 9], *sorted([iou(one) - iou(7), iou(other) - iou(9)])]
         assert rows.loc[kind].tolist()[:6] == pytest.approx(gain + change)
-    assert rows["islands_erased"].tolist() == pytest.approx([100 * 5 / 12] * 12)
-    shown = when_does_it_help.verdicts(rows.reset_index())
+    assert rows["islands_erased"].to_dict() == erased
+    assert rows["predicted"].tolist() == [0, 1, -1, 1]
+    shown = when_does_it_help.effects_table(rows.reset_index())
     assert shown.loc[["islands silent", "islands alone"], "went"].tolist() == ["as predicted"] * 2
-    assert shown.loc[["islands relabelled", "every pixel"], "went"].tolist() == ["undecided", "–"]
+    assert shown.loc[["relabelled", "every pixel"], "went"].tolist() == ["undecided", "–"]
     assert shown.loc["islands silent"].tolist()[:4] == [
         "+29.12 [+23.33, +41.67]", "+8.58 [+8.21, +9.55]", 41.7, "higher",
     ]  # fmt: skip
     opposite = rows.reset_index().assign(predicted=-rows["predicted"].to_numpy())
-    assert when_does_it_help.verdicts(opposite).loc["islands silent", "went"] == "the other way"
+    assert when_does_it_help.effects_table(opposite).loc["islands silent", "went"] == "the other way"
+
+
+def test_adjusted_changes_the_logits():
+    adjusted = when_does_it_help.Adjusted(torch.nn.Conv2d(3, 2, 1), lambda z: 2 * z - 1)
+    images = torch.rand(1, 3, 4, 5)
+    torch.testing.assert_close(adjusted(images), 2 * adjusted.model(images) - 1)
+
+
+def test_survey_against_a_plain_loop(study):
+    network = study.network("fcn8s")
+    tried = {"as it is": Setting("network", network, EPSILON), "noisy": Setting("noise", network, 0.01, 2)}
+    row, noisy = (row for _, row in when_does_it_help.survey(study, tried, "test", 4).iterrows())
+    assert (row["setting"], row["kind"], noisy["setting"], noisy["kind"]) == ("as it is", "network", "noisy", "noise")
+    draws, counts = torch.Generator().manual_seed(0), []
+    for x, y in study.batches("test", 4):
+        done = guide(network, corrupt(x, "noise", 2, seed=draws), 0.01)
+        counts.append(torch.stack([count_pixels(study, logits, y) for logits in done.trajectory]))
+    alone, stepped = torch.cat(counts, 1)
+    assert noisy["base"] == pytest.approx(100 * metrics.miou(alone.sum(0)).item())
+    assert noisy["gain"] == pytest.approx(metrics.gain(alone, stepped).value)
+    before, after, entropies = [], [], []
+    changed = frequent = island = 0
+    for x, y in study.data("test"):
+        done = guide(study.network("fcn8s"), x[None], EPSILON)
+        was, now = done.before[0].argmax(0), done.after[0].argmax(0)
+        before.append(metrics.confusion(was, y, 11, 255))
+        after.append(metrics.confusion(now, y, 11, 255))
+        entropies.append(torch.distributions.Categorical(logits=done.before[0].movedim(0, -1)).entropy().mean())
+        small = when_does_it_help.islands(was[None])[0]
+        for r, c in (was != now).nonzero().tolist():
+            changed += 1
+            frequent += int((was == now[r, c]).sum() > (was == was[r, c]).sum())
+            island += int(small[r, c])
+    gain = metrics.gain(torch.stack(before), torch.stack(after))
+    assert row[["gain", "low", "high"]].tolist() == pytest.approx(list(gain))
+    assert row["base"] == pytest.approx(100 * metrics.miou(torch.stack(before).sum(0)).item())
+    assert row["entropy"] == pytest.approx(torch.stack(entropies).mean().item(), rel=1e-5)
+    assert row["changed"] == pytest.approx(100 * changed / (4 * 96 * 128))
+    assert row["to_frequent"] == pytest.approx(100 * frequent / changed)
+    assert row["from_islands"] == pytest.approx(100 * island / changed)
+
+
+def settings(study):
+    return notebook("each_of", "model", "shorter", "prior", "log_prior", "tried", study=study, varied="fcn8s").tried
+
+
+def test_settings_vary_temperature_prior_noise_and_training(study):
+    every = settings(study)
+    kinds = dict.fromkeys(study.networks, "network")
+    kinds |= {
+        "temperature 0.25": "temperature",
+        "temperature 4": "temperature",
+        "prior + 0.5": "prior",
+        "prior − 1": "prior",
+    }
+    kinds |= {"noise 1": "noise", "noise 3": "noise"} | dict.fromkeys(STAGES.networks, "training")
+    assert [(label, setting.kind) for label, setting in every.items()] == [*kinds.items()]
+    assert [setting.noise for setting in every.values() if setting.noise] == [1, 3]
+    assert {setting.epsilon for setting in every.values()} == {EPSILON}
+    x = study.data("test")[0][0][None]
+    alone = study.network("fcn8s")(x)
+    torch.testing.assert_close(every["temperature 4"].network(x), alone / 4)
+    torch.testing.assert_close(every["temperature 0.25"].network(x), alone * 4)
+    drop = alone - every["prior − 1"].network(x)  # the log prior
+    prior = drop[0, :, 0, 0].exp()
+    assert prior.sum().item() == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(every["prior + 0.5"].network(x), alone + drop / 2)
+    labels = torch.stack([study.dataset("val")[i][1] for i in range(0, 100, 5)])
+    torch.testing.assert_close(prior, labels.flatten().bincount(minlength=11) / labels.numel(), atol=1e-4, rtol=1e-3)
+    assert "2 epochs" not in settings(dataclasses.replace(study, tasks={}))
+
+
+def test_correlations_are_of_ranks():
+    rows = pd.DataFrame({"gain": [1.0, 2.0, 4.0, 3.0], "base": [1.0, 10.0, 1000.0, 100.0], "entropy": [4, 3, 1, 2]})
+    found = when_does_it_help.rank_correlations(rows, ["base", "entropy"])
+    assert found["rank correlation"].to_dict() == pytest.approx({"base": 1, "entropy": -1})
+    partly = when_does_it_help.rank_correlations(rows.assign(base=[2.0, 1, 3, 4]), ["base"])
+    assert partly.loc["base"].tolist() == pytest.approx([0.6, 0.4])

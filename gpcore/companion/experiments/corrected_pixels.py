@@ -4,7 +4,7 @@ import pandas as pd
 
 from gpcore import metrics
 from gpcore.companion.measure import changes
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 

@@ -7,7 +7,7 @@ from gpcore.companion import cost
 from gpcore.companion.cost import ALONE
 from gpcore.companion.experiments.dae_table import best_dae
 from gpcore.companion.measure import Answer, count, inference_counts
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from gpcore import denoise, metrics
 from gpcore.companion.experiments.dae_table import best_dae
 from gpcore.companion.measure import count, inference_counts, with_crf
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 
 def iteration_rows(study: Study, network: str, split: str, images: int | None = None) -> pd.DataFrame:

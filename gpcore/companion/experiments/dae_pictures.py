@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from gpcore.companion.measure import Answer
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
 REGION = 50  # pixels that such a region has at least

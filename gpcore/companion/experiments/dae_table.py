@@ -10,7 +10,7 @@ from torch import Tensor
 from gpcore import denoise
 from gpcore.companion.cost import ALONE
 from gpcore.companion.measure import Answer, once, with_crf
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 
 T = TypeVar("T")
 Seen = Callable[[Tensor, str | None], tuple[Tensor, Tensor]]  # from images and the name of h's module to y and h

@@ -1,18 +1,21 @@
 """A two-dimensional density whose score is known, and what a denoising autoencoder learns of it (notebook 20)."""
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from torch import Tensor
 
-from gpcore.denoise import iterative_inference
+from gpcore.companion.report.panels import OKABE_ITO, PAGE
+
+Function = Callable[[Tensor], Tensor]  # of points, N x 2 to N x 2
 
 
 class Mixture(NamedTuple):
@@ -34,30 +37,9 @@ class Mixture(NamedTuple):
         return (weights.unsqueeze(2) * offsets).sum(1) / variance
 
 
-def ring(count: int = 12, deviation: float = 0.2) -> Mixture:
-    """Gaussians around the unit circle, so close that they make one closed curve."""
-    angles = torch.arange(count) * (2 * math.pi / count)
-    return Mixture(torch.stack([angles.cos(), angles.sin()], 1), deviation)
-
-
-class Denoiser(NamedTuple):
-    """A perceptron trained to take Gaussian noise of standard deviation `sigma` out again, r."""
-
-    network: MLPRegressor
-    sigma: float
-
-    def reconstruct(self, points: Tensor) -> Tensor:
-        """r(y) for N x 2 points."""
-        found: np.ndarray = self.network.predict(points.double().numpy())
-        return torch.from_numpy(found).to(points)
-
-    def score(self, points: Tensor) -> Tensor:
-        """(r(y) - y) / sigma^2, eq. 1."""
-        return (self.reconstruct(points) - points) / self.sigma**2
-
-
-def learn(density: Mixture, sigma: float, *, samples: int = 5000, iterations: int = 200, seed: int = 0) -> Denoiser:
-    """Fits two hidden layers of 32 tanh units to pairs of a noisy point and the point itself, by L-BFGS."""
+def learn(density: Mixture, sigma: float, *, samples: int = 5000, iterations: int = 200, seed: int = 0) -> Function:
+    """The denoiser r: two hidden layers of 32 tanh units, fitted by L-BFGS to map points under Gaussian noise of
+    standard deviation `sigma` to the points themselves."""
     generator = torch.Generator().manual_seed(seed)
     clean = density.sample(samples, generator).double()
     noisy = clean + sigma * torch.randn(clean.shape, generator=generator, dtype=torch.double)
@@ -68,44 +50,46 @@ def learn(density: Mixture, sigma: float, *, samples: int = 5000, iterations: in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are a budget
         network.fit(noisy.numpy(), clean.numpy())
-    return Denoiser(network, sigma)
+    return lambda points: torch.from_numpy(network.predict(points.double().numpy())).to(points)
 
 
-def agreement(density: Mixture, denoisers: Sequence[Denoiser], *, count: int = 5000, seed: int = 1) -> pd.DataFrame:
-    """How well each denoiser's score agrees with the density's own and with that of the density blurred by its noise.
+def agreement(density: Mixture, scores: Mapping[float, Function], *, seed: int = 1) -> pd.DataFrame:
+    """How well the score learned under each sigma agrees with the density's and with that of the density it blurs.
 
-    Rows sigma, density, cosine and ratio of norms, of whole fields over points from the blurred density; "exact" is the
-    blurred density's score beside the density's.
+    Rows sigma, scores, cosine and ratio of norms, of whole fields over 5,000 points from the blurred density.
     """
     rows = []
-    for denoiser in denoisers:
+    for sigma, score in scores.items():
         generator = torch.Generator().manual_seed(seed)
-        points = density.sample(count, generator)
-        points = points + denoiser.sigma * torch.randn(points.shape, generator=generator)
-        learned, blurred, own = denoiser.score(points), density.score(points, denoiser.sigma), density.score(points)
+        points = density.sample(5000, generator)
+        points = points + sigma * torch.randn(points.shape, generator=generator)
+        learned, blurred, own = score(points), density.score(points, sigma), density.score(points)
         pairs = {"learned, with the density's": (learned, own), "learned, with the blurred one's": (learned, blurred)}
         for name, (a, b) in {**pairs, "blurred one's with the density's": (blurred, own)}.items():
             cosine = torch.cosine_similarity(a.flatten(), b.flatten(), 0).item()
-            rows.append((denoiser.sigma, name, cosine, (a.norm() / b.norm()).item()))
+            rows.append((sigma, name, cosine, (a.norm() / b.norm()).item()))
     return pd.DataFrame(rows, columns=["sigma", "scores", "cosine", "ratio"])
 
 
-def field(density: Mixture, denoiser: Denoiser, *, extent: float = 1.6, points: int = 15) -> pd.DataFrame:
-    """The learned score, and the density's blurred by the same noise, on a square grid: rows kind, x, y, u, v."""
-    axis = torch.linspace(-extent, extent, points)
-    grid = torch.cartesian_prod(axis, axis)
-    scores = {"learned": denoiser.score(grid), "true": density.score(grid, denoiser.sigma)}
-    parts = [
-        pd.DataFrame(torch.cat([grid, score], 1).numpy(), columns=["x", "y", "u", "v"]).assign(kind=kind)
-        for kind, score in scores.items()
-    ]
-    return pd.concat(parts)
+def field(grid: Tensor, **scores: Tensor) -> pd.DataFrame:
+    """Scores at the N x 2 points of a grid as rows: x, y, u, v, kind."""
+    parts = {kind: pd.DataFrame(torch.cat([grid, score], 1), columns=[*"xyuv"]) for kind, score in scores.items()}
+    return pd.concat([part.assign(kind=kind) for kind, part in parts.items()])
 
 
-def climb(denoiser: Denoiser, *, epsilon: float, steps: int, extent: float = 1.6, points: int = 7) -> pd.DataFrame:
-    """Where iterative inference, eq. 6, takes a square grid of points: rows point, step, x, y."""
-    axis = torch.linspace(-extent, extent, points)
-    start = torch.cartesian_prod(axis, axis)
-    trajectory = iterative_inference(denoiser.reconstruct, start, epsilon, steps=steps, bounds=None).trajectory
-    index = pd.MultiIndex.from_product([range(steps + 1), range(len(start))], names=["step", "point"])
-    return pd.DataFrame(trajectory.flatten(0, 1).numpy(), index=index, columns=["x", "y"]).reset_index()
+def field_figure(field: pd.DataFrame, paths: Tensor) -> Figure:
+    """Two scores, rows of `field`, as arrows on one scale, and (steps + 1) x P x 2 paths of points to their dots."""
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.85), sharex=True, sharey=True, layout="constrained")
+    scale = 8 * np.hypot(field["u"], field["v"]).max()
+    for ax, (kind, part), colour in zip(axes, field.groupby("kind", sort=False), OKABE_ITO, strict=False):
+        ax.quiver(part["x"], part["y"], part["u"], part["v"], color=colour, scale=scale, width=0.006)
+        ax.set_title(f"{kind} score")
+    axes[2].plot(*paths.movedim(2, 0), color="#9A9A9A", linewidth=0.7)
+    axes[2].plot(*paths[-1].T, ".", color=OKABE_ITO[1], markersize=4)
+    axes[2].set_title("iterative inference")
+    angles = np.linspace(0, 2 * np.pi, 200)
+    for ax in axes:
+        ax.plot(np.cos(angles), np.sin(angles), color="black", linewidth=0.5, linestyle=":")
+        ax.set(aspect="equal", xlabel="$y_1$")
+    axes[0].set_ylabel("$y_2$")
+    return figure

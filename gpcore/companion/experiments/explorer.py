@@ -4,44 +4,50 @@ import base64
 import functools
 import io
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets  # type: ignore[import-untyped]
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 
-from gpcore.companion.experiments.local_patch import CELL, FACTORS, Place, Swept, neighbourhood, score_rows, sweep_scene
-from gpcore.companion.report import panels, plots
-from gpcore.companion.report.panels import Panel, photograph
-from gpcore.companion.studies.study import Study
+from gpcore.companion.experiments.local_patch import CELL, FACTORS, Place, neighbourhood, score_rows, sweep_scene
+from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, change_map, grid, photograph
+from gpcore.companion.studies import Study
+
+SHOWN = (-4, -1, 0, 1, 4)  # the multiples of the tuned epsilon whose label maps are drawn
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
-def patch_figure(study: Study, swept: Swept, place: Place, factors: Sequence[float] = (-4, -1, 0, 1, 4)) -> Figure:
-    """Figure 6a. Above: image, changes by the tuned step, patch, perturbation, perturbed patch; below: the class that
-    score_fr predicts in each cell for some `factors`.
-
-    A frame marks the nine cells, a small one their centre. The patch is the nine cells' own 96 x 96 pixels; the
-    perturbation is shown as its mean over the colours.
+def patch_figure(study: Study, name: str, place: Place) -> Figure:
+    """Figure 6a. Above: image, changes by the tuned step, the nine cells' own 96 x 96 pixels, their perturbation (its
+    mean over the colours), its sum with them; below: the class that score_fr predicts in each cell for some epsilons.
     """
-    y, x = (slice(s.start * CELL, s.stop * CELL) for s in neighbourhood(swept.truth.shape, place.row, place.column))
-    step = swept.epsilon * swept.gradient.sign()
+    guided, scores = sweep_scene(study, name, place.scene, SHOWN)
+    (image,), (truth,) = study.scene(place.scene)
+    epsilon = study.epsilon(name)
+    step = epsilon * guided.signal[0].sign()
+    was, now = (logits[0].argmax(0) for logits in guided.trajectory)
+    y, x = (slice(s.start * CELL, s.stop * CELL) for s in neighbourhood(scores.shape[2:], place.row, place.column))
     above = [
-        photograph(study, swept.image, "image"),
-        Panel("changes", swept.change, "changes"),
-        photograph(study, swept.image[:, y, x], "patch"),
-        Panel("signed", step[:, y, x].mean(0), "ε sign(g)", swept.epsilon),
-        photograph(study, (swept.image + step)[:, y, x], "patch + ε sign(g)"),
+        photograph(study, image, "image"),
+        Panel("changes", change_map(was, now, truth, study.void), "changes"),
+        photograph(study, image[:, y, x], "patch"),
+        Panel("signed", step[:, y, x].mean(0), "ε sign(g)", epsilon),
+        photograph(study, (image + step)[:, y, x], "patch + ε sign(g)"),
     ]
-    maps = [swept.scores[swept.factors.index(factor)].argmax(0) for factor in factors]
-    titles = [f"ε = {factor * swept.epsilon:.3g}{' (tuned)' * (factor == 1)}".replace("-", "−") for factor in factors]
-    below = [Panel("labels", m, title) for m, title in zip(maps, titles, strict=True)]
-    figure = panels.grid([above, below], study, sides=["input", "score_fr"], legend=["labels", "changes"])
-    for axes, cell in zip(figure.axes, (CELL, CELL, 0, 0, 0, 1, 1, 1, 1, 1), strict=True):
-        if cell:
-            _outline(axes, place, cell)
+    below = []
+    for factor, cells in zip(SHOWN, scores, strict=True):
+        title = f"ε = {factor * epsilon:.3g}{' (tuned)' * (factor == 1)}".replace("-", "−")
+        below.append(Panel("labels", cells.argmax(0), title))
+    figure = grid([above, below], study, sides=["input", "score_fr"], legend=["labels", "changes"])
+    for axes in figure.axes[:2]:
+        _outline(axes, place, CELL)
+    for axes in figure.axes[5:]:
+        _outline(axes, place, 1)
     return figure
 
 
@@ -55,26 +61,58 @@ def _outline(axes: Axes, place: Place, cell: int) -> None:
             axes.add_patch(frame).set_clip_on(False)
 
 
+def scores_figure(rows: pd.DataFrame, marked: float) -> Figure:
+    """Figure 6b: scores over epsilon in each of nine cells, `marked` a multiple of the tuned one, from `score_rows`."""
+    classes = list(rows["class"].unique())
+    looks: dict[str, dict[str, Any]] = {
+        name: {"color": colour, "linestyle": dashes, "marker": marker}
+        for name, colour, dashes, marker in zip(classes, OKABE_ITO, DASHES, "os^Dv", strict=False)
+    }
+    chosen: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (2, 2))}
+    figure, panels = plt.subplots(3, 3, figsize=(PAGE, 5.9), sharex=True, sharey=True, layout="constrained")
+    for axes, ((row, column, true), cell) in zip(panels.flat, rows.groupby(["row", "column", "true"]), strict=True):
+        for name, look in looks.items():
+            part, wide = cell[cell["class"] == name], 2.6 if name == true else 1.0
+            axes.plot(part["factor"], part["score"], linewidth=wide, markersize=2 + wide, markevery=2, **look)
+        top = cell.drop_duplicates("factor").set_index("factor")["predicted"]
+        whole: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "step": "mid", "linewidth": 0, "zorder": 0}
+        axes.fill_between(top.index, 0, 1, where=top == true, color="#E6E6E6", **whole)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.axvline(marked, **chosen)
+        truth = f"true {true}" if true in classes else f"true {true} (not drawn)"
+        axes.set_title(f"cell ({row}, {column}): {truth}\npredicted {top[0.0]} → {top[marked]}", fontsize=7)
+    tuned = (rows["epsilon"] / rows["factor"])[rows["factor"] != 0].iloc[0]
+    panels[2, 1].set_xlabel(f"ε, in multiples of the tuned {tuned:.3g}")
+    panels[1, 0].set_ylabel("score at score_fr")
+    handles = [
+        *(Line2D([], [], markersize=3.5, label=name, **look) for name, look in looks.items()),
+        Line2D([], [], color="black", linewidth=2.6, label="thick: the cell's true class"),
+        Patch(color="#E6E6E6", label="the true class is on top"),
+        Line2D([], [], label="the ε after the arrow →", **chosen),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5, handlelength=3)
+    return figure
+
+
 class Explorer(ipywidgets.VBox):  # type: ignore[misc]
-    """Sliders for scene, patch and epsilon above the nine cells' scores, drawn anew at every move.
+    """Figure 6b with sliders for scene, patch and the marked multiple of epsilon, drawn anew at every move.
 
     As it holds its picture as PNG, a notebook run by itself shows that; in a batch run ($TQDM_DISABLE) that alone,
     since the widget's own entry names a model that is gone once the kernel is.
     """
 
-    def __init__(self, study: Study, name: str, place: Place, factor: float) -> None:
-        self.study, self.sweep = study, functools.lru_cache(16)(functools.partial(sweep_scene, study, name))
-        height, width = self.sweep(place.scene).truth.shape
+    def __init__(self, study: Study, name: str, place: Place, factor: float = 1.0) -> None:
+        self.study, self.name = study, name
+        self.scores = functools.lru_cache(16)(lambda scene: sweep_scene(study, name, scene)[1])
+        height, width = self.scores(place.scene).shape[2:]
         neighbourhood((height, width), place.row, place.column)
-        scenes: int = len(study.dataset("test"))  # type: ignore[arg-type]  # torch's Dataset declares no length
-        ends = Place(scenes - 1, height - 2, width - 2)
-        self.sliders: dict[str, Any] = {
-            key: ipywidgets.IntSlider(value, min(1, i), end, description=key, continuous_update=False)
-            for i, (key, value, end) in enumerate(zip(Place._fields, place, ends, strict=True))
+        ranges = (range(len(study.dataset("test"))), range(1, height - 1), range(1, width - 1))  # type: ignore[arg-type]
+        places = zip(Place._fields, ranges, place, strict=True)
+        self.sliders = {
+            key: ipywidgets.SelectionSlider(options=options, value=value, description=key, continuous_update=False)
+            for key, options, value in [*places, ("factor", FACTORS, factor)]
         }
-        self.sliders["factor"] = ipywidgets.SelectionSlider(
-            options=FACTORS, value=factor, description="ε / tuned", continuous_update=False
-        )
         self.picture = ipywidgets.Image(format="png")
         for slider in self.sliders.values():
             slider.observe(self.draw, "value")
@@ -83,9 +121,9 @@ class Explorer(ipywidgets.VBox):  # type: ignore[misc]
 
     def draw(self, _: object = None) -> None:
         """Puts the sliders' selection into the picture."""
-        scene, row, column, factor = (slider.value for slider in self.sliders.values())
-        rows = score_rows(self.study, self.sweep(scene), Place(scene, row, column))
-        figure, stream = plots.neighbourhood(rows, factor), io.BytesIO()
+        *place, factor = (slider.value for slider in self.sliders.values())
+        rows = score_rows(self.study, self.name, Place(*place), self.scores(place[0]))
+        figure, stream = scores_figure(rows, factor), io.BytesIO()
         figure.savefig(stream, dpi=100, metadata={"Software": None})
         plt.close(figure)
         self.picture.value = stream.getvalue()
@@ -95,8 +133,3 @@ class Explorer(ipywidgets.VBox):  # type: ignore[misc]
         state = ", ".join(f"{key}={slider.value:g}" for key, slider in self.sliders.items())
         png = base64.b64encode(self.picture.value).decode()
         return {**live, "text/plain": f"Explorer({state})", "image/png": png}
-
-
-def explore(study: Study, name: str, place: Place = Place(0, 1, 1), factor: float = 1.0) -> Explorer:  # noqa: B008
-    """The interactive figure 6b of a network, starting at `place` with `factor` times the tuned epsilon marked."""
-    return Explorer(study, name, place, factor)

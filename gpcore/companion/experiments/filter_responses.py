@@ -1,4 +1,6 @@
-"""How the responses of a network's layers change under a guided perturbation."""
+"""How the responses of a network's pool layers change under a guided perturbation."""
+
+from collections.abc import Mapping
 
 import pandas as pd
 from scipy.stats import spearmanr
@@ -7,42 +9,39 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from gpcore.companion.measure import extract
 from gpcore.companion.report.panels import Panel
-from gpcore.companion.studies.study import POOLS, Study
+from gpcore.companion.studies import POOLS, Study
 from gpcore.perturb import guide
 
 
-def rows(study: Study, name: str, split: str, count: int | None = None) -> pd.DataFrame:
+def response_rows(study: Study, name: str, split: str, count: int | None = None) -> pd.DataFrame:
     """Per image and pool layer: relative change ||f(x_per) - f(x)|| / ||f(x)||; at the last pool also `competition`,
     the rank correlation between the size of the mean response's change and 1 - (top1 - top2) of the prediction."""
-    network, epsilon, found = study.network(name), study.epsilon(name), []
+    network, epsilon, rows = study.network(name), study.epsilon(name), []
     for x, _ in study.batches(split, count):
         guided = guide(network, x, epsilon)
         first, second = extract(network, x), extract(network, guided.images)
+        moved = (second["pool5"] - first["pool5"]).mean(1).abs()
         best = guided.before.softmax(1).topk(2, 1).values
-        height, width = first["pool5"].shape[-2:]
-        contest = adaptive_avg_pool2d((1 - best[:, 0] + best[:, 1])[:, None], (height, width))
+        contest = adaptive_avg_pool2d(1 - best[:, 0] + best[:, 1], (moved.shape[1], moved.shape[2]))
         for i in range(len(x)):
-            moved = (second["pool5"][i] - first["pool5"][i]).mean(0).abs()
-            competition = spearmanr(moved.flatten(), contest[i].flatten()).statistic
+            competition = {"pool5": spearmanr(moved[i].flatten(), contest[i].flatten()).statistic}
             for layer in POOLS:
                 change = (second[layer][i] - first[layer][i]).norm() / first[layer][i].norm()
-                found.append((layer, change.item(), competition if layer == "pool5" else None))
-    return pd.DataFrame(found, columns=["layer", "change", "competition"])
+                rows.append((layer, change.item(), competition.get(layer)))
+    return pd.DataFrame(rows, columns=["layer", "change", "competition"])
 
 
-def panels(
-    first: dict[str, Tensor], second: dict[str, Tensor], size: tuple[int, int]
-) -> tuple[list[list[Panel]], pd.DataFrame]:
+def response_panels(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], size: tuple[int, int]
+) -> tuple[list[tuple[Panel, ...]], pd.DataFrame]:
     """Channel-mean responses of one image before, after and their difference, upsampled to `size`, and their ranges."""
-    lines: list[list[Panel]] = [[], [], []]
-    summary = []
+    columns, ranges = [], []
     for layer in first:
-        before, after = (
-            interpolate(f[layer].mean(1, keepdim=True), size, mode="bilinear")[0, 0] for f in (first, second)
-        )
-        limit = before.abs().max().item()
-        lines[0].append(Panel("size", before, layer, limit))
-        lines[1].append(Panel("size", after, layer, limit))
-        lines[2].append(Panel("signed", after - before, "Δ"))
-        summary.append((layer, limit, after.abs().max().item(), (after - before).abs().max().item()))
-    return lines, pd.DataFrame(summary, columns=["layer", "max_before", "max_after", "max_difference"])
+        means = (f[layer].mean(1, keepdim=True) for f in (first, second))
+        before, after = (interpolate(mean, size, mode="bilinear")[0, 0] for mean in means)
+        limits = [picture.abs().max().item() for picture in (before, after, after - before)]
+        pair = (Panel("size", picture, layer, limits[0]) for picture in (before, after))
+        columns.append([*pair, Panel("signed", after - before, "Δ")])
+        ranges.append((layer, *limits))
+    lines = [*zip(*columns, strict=True)]
+    return lines, pd.DataFrame(ranges, columns=["layer", "max_before", "max_after", "max_difference"])

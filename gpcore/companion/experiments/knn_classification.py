@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 from gpcore.companion import measure
 from gpcore.companion.measure import Classified
 from gpcore.companion.report.panels import Panel
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.companion.tuning import USUAL
 from gpcore.neighbours import guided, guided_by_signs, interpolated, nearest, shares, vote
 from gpcore.perturb import guide

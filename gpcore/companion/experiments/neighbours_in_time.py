@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gpcore.adapt import VIEWS, Tent, augmented
 from gpcore.companion.measure import Answer, answer_counts
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
 

@@ -1,6 +1,5 @@
 """The measurements behind the notebooks on robust networks: what attacks leave of them, what their gradients show."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,38 +11,38 @@ from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
 from gpcore.companion import measure
-from gpcore.companion.experiments.attacked_networks import Move, attacked_counts, mover
-from gpcore.companion.report.panels import Panel, photograph
-from gpcore.companion.report.tables import NAMES
-from gpcore.companion.studies.study import Attack, Study
+from gpcore.companion.experiments.attacked_networks import Move, attacked_counts
+from gpcore.companion.studies import Attack, Study
 from gpcore.perturb import guide, sweep
 from gpcore.untouched import untouched
 
 # that of adversarial training
-ADVERSARY = {name: value for name, value in dataclasses.asdict(Attack()).items() if name != "ratio"}
+ADVERSARY = {name: value for name, value in vars(Attack()).items() if name != "ratio"}
 
 
 def compared(study: Study) -> dict[str, str]:
     """The study's networks that Table 1 compares, by the labels they have there: the usual one and the robust ones."""
-    robust = [name for name, network in study.robust.items() if not network.dataset]
-    return {"Pre": study.standard, **{NAMES[name]: name for name in robust}}
+    robust = {network.label: name for name, network in study.robust.items() if not network.dataset}
+    return {"Pre": study.standard, **robust}
 
 
-def strongest(network: nn.Module, epsilon: float, *, restarts: int = 1, void: int = 255, **options: Any) -> Move:
+def strongest(network: nn.Module, epsilon: float = 0.0, *, restarts: int = 1, void: int = 255, **options: Any) -> Move:
     """PGD from several random starts, of which each image keeps the one that leaves most of its pixels wrong.
 
-    Options are those of `attacks.pgd`.
+    Options are those of `attacks.pgd`; with an epsilon of 0 images stay as they are.
     """
     options |= {"void": void, "seed": torch.Generator().manual_seed(0)}
-    once = mover(attacks.pgd, network, epsilon, **options)
 
     def best(x: Tensor, labels: Tensor) -> Tensor:
-        tried = [once(x, labels) for _ in range(restarts)]
-        with torch.no_grad():
-            wrong = [minimal.fooled(network(each), labels, void=void) for each in tried]
-        return torch.stack(tried)[torch.stack(wrong).argmax(0), torch.arange(len(x))]
+        if not epsilon:
+            return x
+        tried = [attacks.pgd(network, x, labels, epsilon, **options).images for _ in range(restarts)]
+        if restarts == 1:
+            return tried[0]
+        wrong = torch.stack([minimal.fooled(network(each), labels, void=void) for each in tried])
+        return torch.stack(tried)[wrong.argmax(0), torch.arange(len(x))]
 
-    return once if restarts == 1 else best
+    return best
 
 
 def defence_counts(
@@ -51,18 +50,14 @@ def defence_counts(
 ) -> dict[tuple[str, str], Tensor]:
     """Confusion counts N x K x K of networks, by (attack, label): each attacked by itself as `strongest` is told.
 
-    `names` maps labels to the study's networks; `tried` maps attacks to arguments of `strongest`, or to none of them.
+    `names` maps labels to the study's networks; `tried` maps attacks to arguments of `strongest`.
     """
     found: dict[tuple[str, str], Tensor] = {}
     for label, name in names.items():
         network = study.network(name)
-        moves = {attack: _move(study, network, options) for attack, options in tried.items()}
+        moves = {attack: strongest(network, void=study.void, **options) for attack, options in tried.items()}
         found |= attacked_counts(study, moves, {label: network}, split, count)
     return found
-
-
-def _move(study: Study, network: nn.Module, options: Mapping[str, Any]) -> Move:
-    return strongest(network, **options, void=study.void) if options else lambda x, labels: x
 
 
 def defence_rows(counts: Mapping[tuple[str, str], Tensor]) -> pd.DataFrame:
@@ -103,7 +98,7 @@ def undone_rows(
     for label, name in names.items():
         network, own = study.network(name), study.epsilon(name)
         for epsilon in epsilons:
-            move = _move(study, network, {"epsilon": epsilon / 255, "steps": 3} if epsilon else {})
+            move = strongest(network, epsilon / 255, steps=3, void=study.void)
             before, after = counts(network, move, own)
             rows.append((label, epsilon, 100 * metrics.miou(before.sum(0)).item(), *metrics.gain(before, after)))
     return pd.DataFrame(rows, columns=["network", "epsilon", "attacked", "gain", "low", "high"])
@@ -126,16 +121,6 @@ def alignment(network: nn.Module, images: Tensor, labels: Tensor, reference: Ten
     pair = (each.flatten(1).double() for each in (gradient_size(network, images, labels, void=void), reference))
     found, wanted = (each - each.mean(1, keepdim=True) for each in pair)
     return torch.cosine_similarity(found, wanted)
-
-
-def gradient_panels(study: Study, names: Mapping[str, str], scene: int) -> list[Panel]:
-    """One test scene, its `edges`, and every network's `gradient_size` there, each in units of what only one pixel in
-    200 exceeds."""
-    x, y = study.scene(scene)
-    maps = {"edges": edges(x)[0]}
-    maps |= {label: gradient_size(study.network(name), x, y, void=study.void)[0] for label, name in names.items()}
-    scaled = {label: size / size.flatten().quantile(0.995) for label, size in maps.items()}
-    return [photograph(study, x[0], "image"), *(Panel("size", size, label, 1.0) for label, size in scaled.items())]
 
 
 def alignment_rows(study: Study, names: Mapping[str, str], split: str, count: int | None = None) -> pd.DataFrame:

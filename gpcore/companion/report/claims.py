@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from gpcore import paths
+from gpcore.metrics import Interval
 
-Numbers = Mapping[str, float]
+Numbers = Mapping[str, Any]  # by name, each a plain number or an Interval
 Outcome = bool | None  # None is undecided
 VERDICTS: dict[Outcome, str] = {True: "holds", False: "fails", None: "undecided"}
 
@@ -23,23 +25,15 @@ def _sign(low: float, high: float) -> Outcome:
 
 
 def _above_zero(n: Numbers, *names: str) -> Outcome:
-    """Whether each n[name] > 0, by its interval where given; that of fcn8s_gain is fcn8s_low, fcn8s_high."""
-    outcomes = []
-    for name in names:
-        stem = name.removesuffix("gain")
-        low, high = (n.get(f"{name}_{end}", n.get(f"{stem}{end}", n[name])) for end in ("low", "high"))
-        outcomes.append(_sign(low, high))
-    return _all(*outcomes)
+    """Whether each n[name] > 0, by its interval; there must be some."""
+    if not names:
+        raise KeyError("gain")
+    return _all(*(_sign(n[name].low, n[name].high) for name in names))
 
 
-def _intervals(n: Numbers, *networks: str) -> Outcome:
-    """Whether every network's interval lies above zero."""
-    return _all(*(_sign(n[f"{name}_low"], n[f"{name}_high"]) for name in networks))
-
-
-def _reaches(n: Numbers, name: str, factor: float, other: str) -> bool:
-    """Whether n[name] >= factor n[other]; 3.3 reaches 3 x 1.1, which in binary is a little more."""
-    return n[name] >= factor * n[other] - 1e-12
+def _reaches(value: float, factor: float, other: float) -> bool:
+    """Whether value >= factor x other; 3.3 reaches 3 x 1.1, which in binary is a little more."""
+    return value >= factor * other - 1e-12
 
 
 def _mcnemar(n: Numbers) -> Outcome:
@@ -47,39 +41,30 @@ def _mcnemar(n: Numbers) -> Outcome:
     return None if n["p"] >= 0.05 else n["gain"] > 0
 
 
-def _each(n: Numbers, suffix: str) -> list[str]:
-    """The names of one quantity over all networks; there must be some."""
-    names = [name for name in n if name.endswith(suffix)]
-    if not names:
-        raise KeyError(f"*{suffix}")
-    return names
-
-
 # The criteria of data/paper/claims.csv as functions of the numbers that notebooks report; a claim whose notebook is
-# not written yet has none. Gains are in points of mIoU. A gain that comes with its interval is undecided where that
-# covers zero.
+# not written yet has none. Gains are in points of mIoU.
 CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
-    "GP-01": lambda n: _intervals(n, "fcn32s", "fcn8s"),
-    "GP-02": lambda n: _above_zero(n, *_each(n, "_gain")),
-    "GP-03": lambda n: min(n[name] for name in _each(n, "_ratio")) > 1,
+    "GP-01": lambda n: _above_zero(n, "fcn32s_gain", "fcn8s_gain"),
+    "GP-02": lambda n: _above_zero(n, *n),
+    "GP-03": lambda n: min(n.values()) > 1,
     "GP-04": lambda n: n["corrected_distance"] > n["base_error_distance"],
     "GP-05": lambda n: n["newly_wrong_distance"] < n["corrected_distance"],
     "GP-06": lambda n: n["pool1"] < n["pool2"] < n["pool3"] < n["pool4"] < n["pool5"] and n["pool2"] > 1,  # per cent
     "GP-07": lambda n: n["correlation"] > 0.3,
-    "GP-08": lambda n: _reaches(n, "truth_gain", 3, "gp_gain") and n["truth_gain"] > 3,
-    "GP-09": lambda n: _all(n["sign_agreement_low"] > 0.5, _sign(n["gain_low"], n.get("gain_high", n["gain_low"]))),
-    "GP-10": lambda n: _all(_above_zero(n, "best_gain"), _reaches(n, "first_gain", 0.6, "best_gain")),
+    "GP-08": lambda n: _reaches(n["truth_gain"], 3, n["gp_gain"]) and n["truth_gain"] > 3,
+    "GP-09": lambda n: _all(n["sign_agreement"].low > 0.5, _above_zero(n, "gain")),
+    "GP-10": lambda n: n["best_gain"] > 0 and _reaches(n["first_gain"], 0.6, n["best_gain"]),
     # the ends of the range where epsilon gains; 3.96: a factor of 4 whose two ends were rounded to three digits
-    "GP-11": lambda n: n["lowest"] > 0 and _reaches(n, "highest", 3.96, "lowest"),
-    "GP-12": lambda n: _all(_above_zero(n, "loss"), _reaches(n, "loss", 2, "gain"), n["psnr"] > 40),
+    "GP-11": lambda n: n["lowest"] > 0 and _reaches(n["highest"], 3.96, n["lowest"]),
+    "GP-12": lambda n: n["loss"] > 0 and _reaches(n["loss"], 2, n["gain"]) and n["psnr"] > 40,
     "GP-13": lambda n: n["true_class"] > 2 * n["rivals"],
     "GP-14": lambda n: n["correlation"] > 0.5,
-    "GP-15": lambda n: _intervals(n, "crfrnn", "deeplab"),
+    "GP-15": lambda n: _above_zero(n, "crfrnn_gain", "deeplab_gain"),
     "GP-16": lambda n: _above_zero(n, "gain"),
-    "GP-17": lambda n: _reaches(n, "improved", 0.9, "classes"),
-    "GP-18": lambda n: _all(_above_zero(n, "input_gain"), _reaches(n, "pool4_gain", 0.85, "input_gain")),
+    "GP-17": lambda n: _reaches(n["improved"], 0.9, n["classes"]),
+    "GP-18": lambda n: _all(_above_zero(n, "input_gain"), _reaches(n["pool4_gain"], 0.85, n["input_gain"].value)),
     "GP-19": lambda n: n["time_ratio"] <= 0.7,
-    "GP-20": lambda n: _above_zero({**n, "gain": n["gp_minus_crf"]}, "gain"),  # its ends are low, high alone
+    "GP-20": lambda n: _above_zero(n, "gp_minus_crf"),
     "GP-21": lambda n: _above_zero(n, "both_minus_crf", "both_minus_gp"),
     "GP-22": lambda n: _above_zero(n, "margin"),  # of one-hot's best over the best of the others
     "GP-23": lambda n: n["random"] <= n["half_width"],
@@ -89,7 +74,7 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "GP-27": lambda n: n["error"] <= 1e-6,
     "GP-28": _mcnemar,
     "GP-29": _mcnemar,
-    "GP-30": lambda n: _sign(n["segmentation"] - n["classification_high"], n["segmentation"] - n["classification_low"]),
+    "GP-30": lambda n: _sign(n["segmentation"] - n["classification"].high, n["segmentation"] - n["classification"].low),
     "DAE-01": lambda n: n["cosine"] > 0.95,
     "DAE-02": lambda n: _above_zero(n, "gain"),
     "DAE-03": lambda n: _above_zero(n, "difference"),
@@ -108,7 +93,7 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "ROB-05": lambda n: _above_zero(n, "bim_over_fgsm", "pgd_over_bim"),
     "ROB-06": lambda n: n["share"] > 25,  # per cent of the white-box drop
     "ROB-07": lambda n: n["images"] >= 50,
-    "ROB-08": lambda n: _reaches(n, "data_free", 2, "noise") and n["data_free"] > 0,
+    "ROB-08": lambda n: _reaches(n["data_free"], 2, n["noise"]) and n["data_free"] > 0,
     "ROB-09": lambda n: _all(n["at_below_pre"] >= 80, n["high_pre"] > 2 * n["high_at"]),  # per cent
     "ROB-10": lambda n: _above_zero(n, "pre_over_rb", "rb_over_at"),
     "ROB-11": lambda n: n["variation"] > 0.25,
@@ -126,16 +111,40 @@ def statement(identity: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in table.loc[identity].items()}
 
 
+def rounded(numbers: Numbers) -> Numbers:
+    """The numbers to three digits, as they are printed."""
+    return {
+        name: Interval(*(float(f"{part:.3g}") for part in n)) if isinstance(n, Interval) else float(f"{n:.3g}")
+        for name, n in numbers.items()
+    }
+
+
+def named(numbers: Numbers) -> dict[str, float]:
+    """The numbers as the ledger prints them: the ends of `margin` as margin_low, margin_high; of `a_gain` as a_low."""
+    found: dict[str, float] = {}
+    for name, number in numbers.items():
+        stem = f"{name}_".removesuffix("gain_")
+        parts = number if isinstance(number, Interval) else [number]
+        found |= zip((name, f"{stem}low", f"{stem}high"), parts, strict=False)
+    return found
+
+
 def verdict(identity: str, numbers: Numbers) -> str:
-    """ "holds", "fails" or "undecided", by the claim's criterion.  Raises ValueError where a number is missing."""
+    """ "holds", "fails" or "undecided", by the claim's criterion.
+
+    Raises ValueError where a number is missing or none, or comes without its interval, or with one that is not asked.
+    """
     if identity not in CRITERIA:
         raise ValueError(f"claim {identity}: claims.CRITERIA has no criterion for it yet")
-    if missing := [name for name, value in numbers.items() if value != value]:
+    if missing := [name for name, value in named(numbers).items() if value != value]:
         raise ValueError(f"claim {identity}: {', '.join(missing)} is not a number")
+    got = f"claim {identity}: got numbers {', '.join(numbers)}"
     try:
         return VERDICTS[CRITERIA[identity](numbers)]
-    except KeyError as missing_name:
-        raise ValueError(f"claim {identity}: got numbers {', '.join(numbers)}, but no {missing_name}") from missing_name
+    except KeyError as name:
+        raise ValueError(f"{got}, but no {name}") from name
+    except (AttributeError, TypeError) as unlike:
+        raise ValueError(f"{got}, one with or without its interval where the criterion expects the other") from unlike
 
 
 def ledger(study: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """One drawing style, and panels of pictures: images, label maps, changes, signals. Functions return the figure."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from torch import Tensor
 
 from gpcore.companion.measure import Answers
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
 from gpcore.perturb import guide
 
 COLUMN, PAGE = 3.25, 6.875  # inches
@@ -56,6 +57,12 @@ class Panel(NamedTuple):
 def photograph(study: Study, image: Tensor, title: str = "") -> Panel:
     """A 3 x H x W image where the study's may be shown, else a blank panel that says so."""
     return Panel("image" if study.photographs else "withheld", image, title)
+
+
+def picture_rows(columns: Mapping[str, Tensor], count: int) -> list[list[Panel]]:
+    """The first images B x C x H x W or label maps B x H x W of every column, one to a row, each under its name."""
+    shown = [("labels" if each.dim() == 3 else "image", each, title) for title, each in columns.items()]
+    return [[Panel(kind, each[i], "" if i else title) for kind, each, title in shown] for i in range(count)]
 
 
 def change_map(before: Tensor, after: Tensor, truth: Tensor, void: int) -> Tensor:
@@ -131,21 +138,17 @@ def grid(
             show(axes[y, x], panel, study)
         if sides:
             axes[y, 0].set_ylabel(sides[y])
-    handles = [h for kind in legend for h in (class_handles(study) if kind == "labels" else change_handles())]
-    if handles:
+    if handles := colour_handles(study, legend):
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), columnspacing=0.8)
     return figure
 
 
-def class_handles(study: Study) -> list[Patch]:
-    """Legend entries of the study's classes."""
+def colour_handles(study: Study, kinds: Sequence[str]) -> list[Patch]:
+    """Legend entries for panels of some kinds: the study's classes for "labels", CHANGES for "changes"."""
     pairs = zip(study.colours, study.classes, strict=True)
-    return [Patch(color=(red / 255, green / 255, blue / 255), label=name) for (red, green, blue), name in pairs]
-
-
-def change_handles() -> list[Patch]:
-    """Legend entries of `change_map`."""
-    return [Patch(facecolor=c, edgecolor="#555555", linewidth=0.4, label=name) for name, c in CHANGES.items()]
+    classes = [Patch(color=(red / 255, green / 255, blue / 255), label=name) for (red, green, blue), name in pairs]
+    changes = [Patch(facecolor=c, edgecolor="#555555", linewidth=0.4, label=name) for name, c in CHANGES.items()]
+    return [handle for kind in kinds for handle in {"labels": classes, "changes": changes}[kind]]
 
 
 def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Figure:
@@ -154,6 +157,9 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
     `panels`: image, prediction, onehot, gradient, perturbed, guided.
     """
     figure = plt.figure(figsize=(PAGE, 5.2))
+    arrow = functools.partial(
+        FancyArrowPatch, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=10, color="black"
+    )
     places = {
         "image": (0.02, 0.745), "prediction": (0.73, 0.745), "onehot": (0.73, 0.42),
         "gradient": (0.02, 0.42), "perturbed": (0.02, 0.095), "guided": (0.73, 0.095),
@@ -168,16 +174,14 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
     ]
     for y, title, text, forward in steps:
         ends = ((0.29, y), (0.71, y)) if forward else ((0.71, y), (0.29, y))
-        figure.add_artist(_arrow(figure, *ends))
+        figure.add_artist(arrow(*ends))
         box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": OKABE_ITO[0 if forward else 1]}
         figure.text(0.5, y, text, ha="center", va="center", bbox=box)
         figure.text(0.5, y + 0.06, title, ha="center", weight="bold")
     for x, top, text in ((0.75, 0.735, "most likely class → label l"), (0.04, 0.41, "x + ε sign(g)")):
-        figure.add_artist(_arrow(figure, (x, top), (x, top - 0.055)))
+        figure.add_artist(arrow((x, top), (x, top - 0.055)))
         figure.text(x + 0.02, top - 0.025, text, fontsize=7, va="center")
-    figure.legend(handles=class_handles(study), loc="lower center", ncols=11, columnspacing=0.8, handlelength=1.2)
+    figure.legend(
+        handles=colour_handles(study, ["labels"]), loc="lower center", ncols=11, columnspacing=0.8, handlelength=1.2
+    )
     return figure
-
-
-def _arrow(figure: Figure, start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPatch:
-    return FancyArrowPatch(start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=10, color="black")

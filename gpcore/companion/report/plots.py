@@ -7,32 +7,32 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 from gpcore.companion.report.panels import CHANGES, COLUMN, OKABE_ITO, PAGE
-from gpcore.companion.report.tables import NAMES, PUBLISHED
+from gpcore.companion.studies import LABELS, PUBLISHED
 
 MARKERS = "osD^v"
-DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+PUBLISHED_LOOK: dict[str, Any] = {"color": OKABE_ITO[1], "mfc": "none", "label": "published (VOC 2012)"}
 
 
-def _reach(rows: pd.DataFrame, value: str) -> np.ndarray:
-    """How far the interval (columns low, high) reaches below and above a column: 2 x rows, as `errorbar` takes it."""
-    reach: np.ndarray = np.abs(rows[["low", "high"]].to_numpy().T - rows[value].to_numpy())
-    return reach
+def _bars(axes: Axes, rows: pd.DataFrame, x: str, y: str, along: str, **look: Any) -> None:
+    """Points at the columns x and y with bars from low to high along one of the two."""
+    reach = np.abs(rows[["low", "high"]].to_numpy().T - rows[x if along == "x" else y].to_numpy())
+    axes.errorbar(rows[x], rows[y], **{f"{along}err": reach, "fmt": "o", **look})
 
 
-def gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
+def network_gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """mIoU gain of every network with its interval, beside the published gains."""
     figure, axes = plt.subplots(figsize=(COLUMN, 1.2 + 0.3 * len(rows)), layout="constrained")
     y = np.arange(len(rows))
-    axes.errorbar(rows["gain"], y, xerr=_reach(rows, "gain"), fmt="o", capsize=3, label="ours, 95 % over images")
+    _bars(axes, rows.assign(place=y), "gain", "place", "x", capsize=3, label="ours, 95 % over images")
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED))
-    axes.plot(given["guided"] - given["base"], y, "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
+    axes.plot(given["guided"] - given["base"], y, "D", **PUBLISHED_LOOK)
     axes.axvline(0, color="black", linewidth=0.8)
-    names = rows["network"].map(NAMES)
+    names = rows["network"].map(LABELS)
     axes.set(yticks=y, yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlabel="gain (mIoU points)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1))
     return figure
@@ -50,10 +50,10 @@ def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = 
     return figure
 
 
-def intervals(rows: pd.DataFrame, *, x: str, label: str) -> Figure:
-    """Means with their intervals (columns mean, low, high) over a categorical x."""
+def means(rows: pd.DataFrame, *, x: str, label: str, y: str = "mean") -> Figure:
+    """Means with their intervals (columns low, high) over a categorical x."""
     figure, axes = plt.subplots(figsize=(max(COLUMN, 0.5 * len(rows)), 2.2), layout="constrained")
-    axes.errorbar(rows[x], rows["mean"], yerr=_reach(rows, "mean"), fmt="o", capsize=3)
+    _bars(axes, rows, x, y, "y", capsize=3)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel(label)
     return figure
@@ -64,8 +64,8 @@ def points(rows: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
     names, labels = list(rows[hue].unique()), list(rows[y].unique())
     figure, axes = plt.subplots(figsize=(PAGE * 0.6, 0.9 + 0.42 * len(labels)), layout="constrained")
     for i, (name, part) in enumerate(rows.groupby(hue, sort=False)):
-        height = part[y].map(labels.index) + 0.24 * (i - (len(names) - 1) / 2)
-        axes.errorbar(part[x], height, xerr=_reach(part, x), fmt=MARKERS[i], capsize=2, label=name, markersize=4)
+        placed = part.assign(place=part[y].map(labels.index) + 0.24 * (i - (len(names) - 1) / 2))
+        _bars(axes, placed, x, "place", "x", fmt=MARKERS[i], capsize=2, label=name, markersize=4)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
     axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.4, 1))
@@ -75,11 +75,11 @@ def points(rows: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
 def trade(rows: pd.DataFrame, published: pd.DataFrame, *, x: str, y: str, label: str) -> Figure:
     """Ours with intervals (columns low, high) and the published points in the plane of x and y, each one named."""
     figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6), layout="constrained")
-    axes.errorbar(rows[x], rows[y], yerr=_reach(rows, y), fmt="o", capsize=3, label="ours, 95 % over images")
-    axes.plot(published[x], published[y], "D", color=OKABE_ITO[1], mfc="none", label="published (VOC 2012)")
+    _bars(axes, rows, x, y, "y", capsize=3, label="ours, 95 % over images")
+    axes.plot(published[x], published[y], "D", **PUBLISHED_LOOK)
     for part, offset in ((rows, (4, 3)), (published, (5, -8))):
-        for row in part.to_dict("records"):
-            axes.annotate(row[label], (row[x], row[y]), offset, textcoords="offset points", fontsize=7)
+        for name, *place in part[[label, x, y]].itertuples(index=False):
+            axes.annotate(name, tuple(place), offset, textcoords="offset points", fontsize=7)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
@@ -101,7 +101,7 @@ def strategies(rows: pd.DataFrame, *, base: float) -> Figure:
     return figure
 
 
-def table(rows: pd.DataFrame, *, x: str, y: str, value: str) -> Figure:
+def heatmap(rows: pd.DataFrame, *, x: str, y: str, value: str) -> Figure:
     """A grid of gains, blue above and red below zero, a star where the interval (columns low, high) excludes zero."""
     wide = rows.pivot(index=y, columns=x, values=value).reindex(rows[y].unique(), columns=rows[x].unique())
     clear = rows.assign(star=np.where(rows["low"] * rows["high"] > 0, "*", "")).pivot(index=y, columns=x, values="star")
@@ -123,8 +123,7 @@ def explained(rows: pd.DataFrame, *, columns: Mapping[str, str]) -> Figure:
     figure, panels = plt.subplots(1, len(columns), figsize=(PAGE, 2.6), sharey=True, layout="constrained")
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         for i, (kind, part) in enumerate(rows.groupby("kind", sort=False)):
-            bars = {"yerr": _reach(part, "gain"), "elinewidth": 0.6}
-            axes.errorbar(part[column], part["gain"], fmt=MARKERS[i], markersize=4, label=kind, **bars)
+            _bars(axes, part, column, "gain", "y", fmt=MARKERS[i], elinewidth=0.6, markersize=4, label=kind)
         axes.axhline(0, color="black", linewidth=0.8, linestyle="--")
         axes.set_xlabel(label)
     panels[0].set_ylabel("gain (mIoU points)")
@@ -155,19 +154,13 @@ def toy(rows: pd.DataFrame) -> Figure:
     """Figure 9: for each case the scores y and the signal of eq. (5) for each label."""
     cases, labels = list(rows["case"].unique()), list(rows["label"].unique())
     figure, axes = plt.subplots(len(cases), 3, figsize=(PAGE, 1.5 * len(cases)), sharex=True, layout="constrained")
-    for line, case in zip(axes, cases, strict=True):
-        part = rows[rows["case"] == case]
-        first = part[part["label"] == labels[0]]
-        line[0].bar(first["class"], first["y"], color="#9A9A9A")
-        line[0].set(title=f"{case} scores y", ylim=(0, 0.7))
-        for ax, label, colour in zip(line[1:], labels, OKABE_ITO, strict=False):
-            chosen = part[part["label"] == label]
-            ax.bar(chosen["class"], chosen["eq. (5)"], color=colour)
-            for row in chosen.to_dict("records"):
-                shift, side = (1, "bottom") if row["eq. (5)"] >= 0 else (-1, "top")
-                place = (row["class"], row["eq. (5)"])
-                text = f"{row['eq. (5)']:.3f}"
-                ax.annotate(text, place, (0, shift), textcoords="offset points", ha="center", va=side, fontsize=6)
+    for (scores, *signals), case in zip(axes, cases, strict=True):
+        parts = [rows[(rows["case"] == case) & (rows["label"] == label)] for label in labels]
+        scores.bar(parts[0]["class"], parts[0]["y"], color="#9A9A9A")
+        scores.set(title=f"{case} scores y", ylim=(0, 0.7))
+        for ax, part, label, colour in zip(signals, parts, labels, OKABE_ITO, strict=False):
+            bars = ax.bar(part["class"], part["eq. (5)"], color=colour)
+            ax.bar_label(bars, fmt="{:.3f}", padding=1, fontsize=6)
             ax.axhline(0, color="black", linewidth=0.8)
             ax.set_title(f"signal for a {label} label")
             ax.margins(y=0.25)
@@ -198,28 +191,7 @@ def histograms(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def score_field(field: pd.DataFrame, paths: pd.DataFrame) -> Figure:
-    """The learned and the true score (`denoising_score.field`) as arrows on one scale, and the paths of iterative
-    inference (`denoising_score.climb`), each to its dot."""
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.85), sharex=True, sharey=True, layout="constrained")
-    scale = 8 * np.hypot(field["u"], field["v"]).max()
-    for ax, (kind, part), colour in zip(axes, field.groupby("kind", sort=False), OKABE_ITO, strict=False):
-        ax.quiver(part["x"], part["y"], part["u"], part["v"], color=colour, scale=scale, width=0.006)
-        ax.set_title(f"{kind} score")
-    for _, path in paths.groupby("point"):
-        axes[2].plot(path["x"], path["y"], color="#9A9A9A", linewidth=0.7)
-    last = paths[paths["step"] == paths["step"].max()]
-    axes[2].plot(last["x"], last["y"], ".", color=OKABE_ITO[1], markersize=4)
-    axes[2].set_title("iterative inference")
-    angles = np.linspace(0, 2 * np.pi, 200)
-    for ax in axes:
-        ax.plot(np.cos(angles), np.sin(angles), color="black", linewidth=0.5, linestyle=":")
-        ax.set(aspect="equal", xlabel="$y_1$")
-    axes[0].set_ylabel("$y_2$")
-    return figure
-
-
-def verdicts(rows: pd.DataFrame) -> Figure:
+def verdict_cells(rows: pd.DataFrame) -> Figure:
     """A line per claim, a cell per study, coloured and named by its verdict; rows of study, id, claim, verdict."""
     looks = {
         "holds": ("#0072B2", "white", "✓ "),
@@ -239,38 +211,4 @@ def verdicts(rows: pd.DataFrame) -> Figure:
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(False)
-    return figure
-
-
-def neighbourhood(rows: pd.DataFrame, marked: float) -> Figure:
-    """Scores over epsilon in each of nine cells, `marked` a multiple of the tuned one: `local_patch.score_rows`."""
-    classes = list(rows["class"].unique())
-    looks: dict[str, dict[str, Any]] = {
-        name: {"color": colour, "linestyle": dashes, "marker": marker}
-        for name, colour, dashes, marker in zip(classes, OKABE_ITO, DASHES, "os^Dv", strict=False)
-    }
-    chosen: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (2, 2))}
-    figure, axes = plt.subplots(3, 3, figsize=(PAGE, 5.9), sharex=True, sharey=True, layout="constrained")
-    for ax, ((row, column, true), cell) in zip(axes.flat, rows.groupby(["row", "column", "true"]), strict=True):
-        for name, look in looks.items():
-            part, wide = cell[cell["class"] == name], 2.6 if name == true else 1.0
-            ax.plot(part["factor"], part["score"], linewidth=wide, markersize=2 + wide, markevery=2, **look)
-        right = cell.drop_duplicates("factor").set_index("factor")["predicted"]
-        whole: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": "#E6E6E6", "linewidth": 0, "zorder": 0}
-        ax.fill_between(right.index, 0, 1, where=right == true, step="mid", **whole)
-        ax.axhline(0, color="black", linewidth=0.6)
-        ax.axvline(0, color="black", linewidth=0.6)
-        ax.axvline(marked, **chosen)
-        truth = f"true {true}" if true in classes else f"true {true} (not drawn)"
-        ax.set_title(f"cell ({row}, {column}): {truth}\npredicted {right[0.0]} → {right[marked]}", fontsize=7)
-    tuned = (rows["epsilon"] / rows["factor"])[rows["factor"] != 0].iloc[0]
-    axes[2, 1].set_xlabel(f"ε, in multiples of the tuned {tuned:.3g}")
-    axes[1, 0].set_ylabel("score at score_fr")
-    handles = [
-        *(Line2D([], [], markersize=3.5, label=name, **look) for name, look in looks.items()),
-        Line2D([], [], color="black", linewidth=2.6, label="thick: the cell's true class"),
-        Patch(color="#E6E6E6", label="the true class is on top"),
-        Line2D([], [], label="the ε after the arrow →", **chosen),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5, handlelength=3)
     return figure

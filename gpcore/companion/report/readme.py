@@ -17,7 +17,7 @@ def headline() -> str:
     """One row per study and network: base, guided, gain with interval, beside the published gain."""
     published = record.paper("segmentation")
     parts = []
-    for name in ("digits", "camvid"):
+    for name in studies.suited(["segmentation"]):
         # notebook 00 has the FCNs alone
         found = (paths.ROOT / "figures" / name / n / "test.csv" for n in ("06_architectures", "00_guided_perturbation"))
         if rows := next((path for path in found if path.is_file()), None):

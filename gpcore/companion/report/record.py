@@ -2,16 +2,17 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from gpcore import paths
-from gpcore.companion import weights
 from gpcore.companion.report import claims, panels
-from gpcore.companion.studies.study import Study
+from gpcore.companion.studies import Study
+from gpcore.companion.weights import info
+from gpcore.metrics import Interval
 
 PACKAGES = ("torch", "torchvision", "numpy", "mlxtend", "matplotlib", "seaborn")
 
@@ -20,25 +21,23 @@ class Record:
     """Collects one notebook's output under figures/STUDY/NOTEBOOK.
 
     Opening a record sets the style of figures and tables. `parameters` are the notebook's own, kept in
-    `provenance.json` beside package versions and the hashes of the weights of its networks and of the study's
-    `refiners` that it names; nothing there changes from run to run.
+    `provenance.json` beside package versions and the hashes of the `weights` that it uses, named by networks and
+    refiners of the study; nothing there changes from run to run.
     """
 
-    def __init__(self, notebook: str, study: Study, *, refiners: Iterable[str] = (), **parameters: Any) -> None:
+    def __init__(self, notebook: str, study: Study, *, weights: Collection[str] = (), **parameters: Any) -> None:
         panels.use_style()
         pd.set_option("display.max_colwidth", None)
-        self.notebook, self.study = notebook, study
+        self.study, self.claims = study, dict[str, dict[str, str]]()
         self.folder = paths.FIGURES / study.name / notebook
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.claims: dict[str, dict[str, str]] = {}
-        used = parameters.get("networks", [parameters["network"]] if "network" in parameters else study.networks)
         provenance = {
             "notebook": notebook,
             "study": study.name,
             "parameters": parameters,
             "images": dict(study.images),
-            "weights": {name: weights.info(study.weights(name))["files"] for name in [*used, *refiners]},
-            "epsilon": {name: study.epsilon(name) for name in used},
+            "weights": {name: info(study.stored_as(name))["files"] for name in weights},
+            "epsilon": {name: study.epsilon(name) for name in weights if name not in study.refiners},
             "device": "cpu",
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
@@ -55,20 +54,20 @@ class Record:
         rows.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.5g", lineterminator="\n")
         return rows
 
-    def claim(self, identity: str, **numbers: float) -> pd.DataFrame:
+    def claim(self, identity: str, **numbers: float | Interval) -> pd.DataFrame:
         """Enters a claim with its measured numbers; the verdict follows from them by `claims.CRITERIA`.
 
         It follows from the numbers as printed, to three digits, so that a reader comes to the same one.
         Returns the ledger's rows of this notebook so far, for display.
         """
-        rounded = {name: float(f"{value:.3g}") for name, value in numbers.items()}
+        rounded = claims.rounded(numbers)
         known = claims.statement(identity)
         self.claims[identity] = {
             "id": identity,
             "claim": known["statement"],
             "holds when": known["criterion"],
             "verdict": claims.verdict(identity, rounded),
-            "numbers": "; ".join(f"{name} {value:g}" for name, value in rounded.items()),
+            "numbers": "; ".join(f"{name} {value:g}" for name, value in claims.named(rounded).items()),
         }
         return self.rows("claims", pd.DataFrame(self.claims.values()))
 

@@ -9,27 +9,9 @@ import torch
 from torch import Tensor
 
 from gpcore import metrics
+from gpcore.companion.studies import LABELS, PUBLISHED
 
-NAMES = {
-    "fcn32s": "FCN-32s",
-    "fcn16s": "FCN-16s",
-    "fcn8s": "FCN-8s",
-    "deeplab": "DeepLab-v2",
-    "unet": "U-Net",
-    "crfrnn": "FCN-8s + CRF-RNN",
-    "densenet": "FC-DenseNet",
-    "rb": "RB",
-    "at-small": "AT-small",
-    "at-large": "AT-large",
-    "at-tuned": "AT-tuned",
-}
-# the published network that each is compared with
-PUBLISHED = {**NAMES, "deeplab": "DeepLab-VGG16", "crfrnn": "CRFasRNN-coco"}
-
-
-def points(value: float, low: float, high: float) -> str:
-    """A difference with its sign and its interval: "+1.23 [+0.80, +1.61]"."""
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+GAIN = ["gain", "low", "high"]  # columns
 
 
 def _miou(counts: Tensor) -> float:
@@ -37,31 +19,50 @@ def _miou(counts: Tensor) -> float:
     return 100 * metrics.miou(counts.sum(0)).item()
 
 
-def _gains(rows: pd.DataFrame) -> list[str]:
-    """The columns gain, low, high as `points`."""
-    return [points(*row) for row in rows[["gain", "low", "high"]].itertuples(index=False)]
+def gains(counts: Mapping[Any, Tensor], name: str = "method", *, base: Any = None) -> pd.DataFrame:
+    """mIoU of each of some N x K x K counts, called `name`, and its gain over that of `base` (default: the first) with
+    its interval."""
+    before = counts[next(iter(counts)) if base is None else base]
+    rows = [(key, _miou(after), *metrics.gain(before, after)) for key, after in counts.items()]
+    return pd.DataFrame(rows, columns=[name, "miou", *GAIN])
+
+
+def gains_by(
+    by: str, counts: Mapping[str, Mapping[Any, Tensor]], name: str = "method", *, base: Any = None
+) -> pd.DataFrame:
+    """The `gains` of several such counts, with what they are called in a first column `by`."""
+    parts = {label: gains(each, name, base=base) for label, each in counts.items()}
+    return pd.concat(parts, names=[by]).reset_index(by).reset_index(drop=True)
+
+
+def differences(counts: Mapping[str, Tensor], pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """mIoU of b minus that of a with its interval, for named pairs (a, b) of N x K x K counts."""
+    rows = [(name, *metrics.gain(counts[a], counts[b])) for name, (a, b) in pairs.items()]
+    return pd.DataFrame(rows, columns=["difference", "points", "low", "high"])
+
+
+def intervals(rows: pd.DataFrame, by: str, value: str = "gain") -> dict[str, metrics.Interval]:
+    """A column with its ends low and high as `Interval`s, by the labels in the column `by`."""
+    return {label: metrics.Interval(*ends) for label, *ends in rows[[by, value, *GAIN[1:]]].itertuples(index=False)}
+
+
+def signed(rows: pd.DataFrame) -> list[str]:
+    """Differences with their signs and intervals, three columns: "+1.23 [+0.80, +1.61]"."""
+    return [f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" for value, low, high in rows.itertuples(index=False)]
 
 
 def gain_rows(
     measured: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]], epsilons: Mapping[str, float]
 ) -> pd.DataFrame:
     """For each network's `measure.guided_counts`: base and guided mIoU, the gain with its interval, and pixels."""
+    columns = ["network", "epsilon", "base", "guided", *GAIN, "base_accuracy", "guided_accuracy"]
     rows = []
-    for name, ((before, after), pixels) in measured.items():
-        rows.append(
-            {
-                "network": name,
-                "epsilon": epsilons[name],
-                "base": _miou(before),
-                "guided": _miou(after),
-                **dict(zip(("gain", "low", "high"), metrics.gain(before, after), strict=True)),
-                "base_accuracy": 100 * metrics.accuracy(before.sum(0)).item(),
-                "guided_accuracy": 100 * metrics.accuracy(after.sum(0)).item(),
-                **{kind: int(each.sum()) for kind, each in pixels.items()},
-                "images": len(before),
-            }
-        )
-    return pd.DataFrame(rows)
+    for name, (counts, pixels) in measured.items():
+        accuracies = [100 * share for share in metrics.accuracy(counts.sum(1)).tolist()]
+        scores = [*map(_miou, counts), *metrics.gain(*counts), *accuracies]
+        kinds = (int(pixels[kind].sum()) for kind in ("corrected", "newly_wrong"))
+        rows.append((name, epsilons[name], *scores, *kinds, counts.shape[1]))
+    return pd.DataFrame(rows, columns=[*columns, "corrected", "newly_wrong", "images"])
 
 
 def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
@@ -69,11 +70,11 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED)).set_index(rows.index)
     table = pd.DataFrame(
         {
-            "network": rows["network"].map(NAMES),
+            "network": rows["network"].map(LABELS),
             "ε": rows["epsilon"].map("{:g}".format),
             "base": rows["base"],
             "+GP": rows["guided"],
-            "gain [95 %]": _gains(rows),
+            "gain [95 %]": signed(rows[GAIN]),
             "corrected : newly wrong": rows["corrected"] / rows["newly_wrong"],
             "paper base": given["base"],
             "paper +GP": given["guided"],
@@ -81,25 +82,6 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return table.set_index("network").map(lambda x: "–" if x != x else x if isinstance(x, str) else f"{x:.2f}")
-
-
-def gain_table(
-    counts: Mapping[str, Tensor], values: Sequence[float], *, base: int, name: str = "epsilon"
-) -> pd.DataFrame:
-    """mIoU and its gain over setting number `base`, with intervals, for labelled V x N x K x K counts of V settings."""
-    rows = [
-        (label, value, _miou(after), *metrics.gain(matrices[base], after))
-        for label, matrices in counts.items()
-        for value, after in zip(values, matrices, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["label", name, "miou", "gain", "low", "high"])
-
-
-def differences(counts: Any, pairs: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:
-    """mIoU of setting b minus that of setting a with its interval, for named pairs (a, b) of V x N x K x K counts, or
-    of a mapping's N x K x K counts."""
-    rows = [(name, *metrics.gain(counts[a], counts[b])) for name, (a, b) in pairs.items()]
-    return pd.DataFrame(rows, columns=["difference", "points", "low", "high"])
 
 
 def gain_difference(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> metrics.Interval:
@@ -112,22 +94,6 @@ def gain_difference(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor])
     return metrics.bootstrap(gains, *first, *second)
 
 
-def method_gains(counts: Mapping[tuple[str, int], Mapping[str, Tensor]]) -> pd.DataFrame:
-    """mIoU of every method in every condition (`neighbours_in_time.method_counts`), and its gain over the first one
-    with its interval."""
-    rows = []
-    for (kind, severity), found in counts.items():
-        alone, *_ = found.values()
-        condition = f"{kind} {severity}" if severity else "clean"
-        rows += [(condition, method, _miou(after), *metrics.gain(alone, after)) for method, after in found.items()]
-    return pd.DataFrame(rows, columns=["condition", "method", "miou", "gain", "low", "high"])
-
-
-def best(counts: Mapping[str, Tensor]) -> str:
-    """The method with the highest mIoU, by its N x K x K counts; of equals the first."""
-    return max(counts, key=lambda method: _miou(counts[method]))
-
-
 def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
     """Accuracy of every method's N predictions, its gain over the first method with its interval over pictures, the
     pictures corrected and newly wrong, and the exact McNemar p."""
@@ -137,28 +103,12 @@ def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
         right = 100 * (classes == truth).double()
         gain = metrics.mean(right - 100 * (alone == truth).double())
         rows.append((method, right.mean().item(), *gain, *metrics.mcnemar(alone, classes, truth)))
-    return pd.DataFrame(rows, columns=["method", "accuracy", "gain", "low", "high", "corrected", "newly_wrong", "p"])
+    return pd.DataFrame(rows, columns=["method", "accuracy", *GAIN, "corrected", "newly_wrong", "p"])
 
 
-def paired_table(rows: pd.DataFrame, paper: Mapping[str, float]) -> pd.DataFrame:
-    """`paired` for display, with the paper's accuracies `base` and `guided` beside the first two rows."""
-    given = [paper["base"], paper["guided"], *[np.nan] * (len(rows) - 2)]
-    table = pd.DataFrame(
-        {
-            "method": rows["method"],
-            "accuracy (%)": rows["accuracy"].map("{:.2f}".format),
-            "gain [95 %]": _gains(rows),
-            "corrected : newly wrong": rows["corrected"].map(str) + " : " + rows["newly_wrong"].map(str),
-            "p (McNemar)": rows["p"].map("{:.2g}".format),
-            "paper (%)": ["–" if x != x else f"{x:.2f}" for x in given],
-        }
-    )
-    return table.set_index("method")
-
-
-def error_reduction(base: float, gain: float, low: float, high: float) -> dict[str, float]:
-    """Share of a base score's error (100 minus it) that a gain removes, in per cent: value, low, high."""
-    return {name: 100 * x / (100 - base) for name, x in (("value", gain), ("low", low), ("high", high))}
+def error_reduction(base: float, gain: metrics.Interval) -> metrics.Interval:
+    """Share of a base score's error (100 minus it) that a gain removes, in per cent."""
+    return metrics.Interval(*(100 * x / (100 - base) for x in gain))
 
 
 def class_gains(counts: Tensor | Sequence[Tensor], classes: Sequence[str]) -> pd.DataFrame:
@@ -168,7 +118,7 @@ def class_gains(counts: Tensor | Sequence[Tensor], classes: Sequence[str]) -> pd
     for k, name in enumerate(classes):
         gain = metrics.bootstrap(lambda a, b, k=k: 100 * (metrics.class_iou(b) - metrics.class_iou(a))[..., k], *counts)
         rows.append((name, before[k].item(), after[k].item(), *gain))
-    return pd.DataFrame(rows, columns=["class", "base", "guided", "gain", "low", "high"])
+    return pd.DataFrame(rows, columns=["class", "base", "guided", *GAIN])
 
 
 def widest_range(epsilons: Sequence[float], gains: Sequence[float]) -> tuple[float, float]:
@@ -181,46 +131,11 @@ def widest_range(epsilons: Sequence[float], gains: Sequence[float]) -> tuple[flo
     return best
 
 
-def ranges(rows: pd.DataFrame) -> pd.DataFrame:
-    """For every label of a sweep: the ends of its `widest_range`, their ratio, and the best gain with its epsilon."""
-    table = []
-    for label, part in rows.groupby("label", sort=False):
-        low, high = widest_range(part["epsilon"].tolist(), part["gain"].tolist())
-        gain, epsilon = max(zip(part["gain"], part["epsilon"], strict=True))
-        table.append((label, low, high, high / low if low else 0.0, epsilon, gain))
-    columns = ["network", "gains from ε", "to ε", "ratio", "best ε", "its gain"]
-    return pd.DataFrame(table, columns=columns).set_index("network")
-
-
-def settings(crfs: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
-    """Every network's DenseCRF, one column per number."""
-    columns = ["network", "gaussian sxy", "gaussian weight", "bilateral sxy", "bilateral srgb", "bilateral weight"]
-    rows = [(NAMES[name], *crf["gaussian"], *crf["bilateral"]) for name, crf in crfs.items()]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def toy_numbers(toy: pd.DataFrame, case: str) -> dict[str, float]:
-    """What the ledger asks of one case of notebook 11's toy: printed numbers matched, the angle between the two
-    signals, and which way each moves the most likely class (1 or 0 for yes or no)."""
-    part = toy[toy["case"] == case]
-    onehot, uniform = (part[part["label"] == label]["eq. (5)"].to_numpy() for label in ("one-hot", "uniform"))
-    top = int(part[part["label"] == "one-hot"]["y"].to_numpy().argmax())
-    return {
-        "matches": float(part["match"].sum()),
-        "expected": float(len(part)),
-        "cosine": float(onehot @ uniform / (np.linalg.norm(onehot) * np.linalg.norm(uniform))),
-        "onehot_top_raised": float(onehot[top] > 0),
-        "uniform_top_lowered": float(uniform[top] < 0),
-    }
-
-
 def image_spread(counts: Mapping[str, Tensor]) -> pd.DataFrame:
     """Mean and standard deviation over images of the change in an image's own mIoU, per iteration."""
-    rows = []
-    for label, matrices in counts.items():
-        change = 100 * (metrics.miou(matrices) - metrics.miou(matrices[:1]))
-        rows += [(label, i, c.mean().item(), c.std().item()) for i, c in enumerate(change)]
-    return pd.DataFrame(rows, columns=["label", "iteration", "mean", "std"])
+    change = {label: 100 * (metrics.miou(c) - metrics.miou(c[:1])) for label, c in counts.items()}
+    parts = {label: pd.DataFrame({"mean": c.mean(1), "std": c.std(1)}) for label, c in change.items()}
+    return pd.concat(parts, names=["label", "iteration"]).reset_index()
 
 
 def by_group(rows: pd.DataFrame, by: str, value: str, *, scale: float = 1.0) -> pd.DataFrame:
@@ -277,10 +192,3 @@ def by_class(counts: Mapping[str, Tensor], classes: Sequence[str]) -> pd.DataFra
         values = [*metrics.class_iou(matrix).tolist(), metrics.miou(matrix).item(), metrics.accuracy(matrix).item()]
         rows.append((method, *(100 * value for value in values)))
     return pd.DataFrame(rows, columns=["method", *classes, "mean IoU", "global accuracy"])
-
-
-def per_class(counts: Tensor, classes: Sequence[str], published: pd.DataFrame) -> pd.DataFrame:
-    """`by_class` of one method, a line per score, beside those of the same names in `published` (score, published)."""
-    table = by_class({"ours": counts}, classes).set_index("method").T.rename_axis("score").reset_index()
-    table.columns.name = None
-    return table.merge(published[["score", "published"]], how="left", on="score")

@@ -62,7 +62,8 @@ class Network:
     Networks with one `store` share their weights; the last of them is the one that is trained. `start` names the
     store, or "imagenet", whose weights the training starts from. At each of `layers` an epsilon of its own is chosen.
     A classifier's neighbours may be sought among the activations of any of `features`. `dataset` is what a network
-    learns from that is not made for the study's own task.
+    learns from that is not made for the study's own task. Tables and plots call it by its `label`, in all studies the
+    same, and set it beside what published tables call `published` (default: the label).
     """
 
     build: Callable[[int], nn.Module]
@@ -72,6 +73,8 @@ class Network:
     layers: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     dataset: Callable[[str], Data] | None = None
+    label: str = ""
+    published: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +107,8 @@ class Study:
     settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
     `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. Trainings with other
     `seeds` tell a network's spread. The `robust` networks, trained against attacks, are none of those that the
-    notebooks on guided perturbation compare; of these, `standard` is their counterpart.
+    notebooks on guided perturbation compare; of these, `standard` is their counterpart. `tasks` names the study that
+    does each task on these images, itself or one beside it; no notebook runs on a study that has no tasks.
     """
 
     name: str
@@ -123,6 +127,11 @@ class Study:
     refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
     robust: Mapping[str, Network] = dataclasses.field(default_factory=dict)
     standard: str = "fcn8s"
+    tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def has(self, need: str) -> bool:
+        """Whether a notebook finds what it needs: a task, a field that is not empty, or the study of that name."""
+        return need in (self.name, *self.tasks) or bool(getattr(self, need, None))
 
     def data(self, split: str, count: int | None = None) -> Data:
         """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
@@ -151,21 +160,21 @@ class Study:
             raise ValueError(f"network: got {name!r}, expected one of {', '.join(every)}")
         return every[name]
 
-    def weights(self, name: str, seed: int = 0) -> str:
-        """The name under which a network's or refiner's weights are stored."""
+    def stored_as(self, name: str, seed: int = 0) -> str:
+        """The name under which a network's or refiner's weights are kept in the store."""
         plan = self.plan(name)
         return f"{self.name}/{plan.store if isinstance(plan, Network) else name}-seed{seed}"
 
     def network(self, name: str, seed: int = 0) -> nn.Module:
         """A trained network or refiner in evaluation mode."""
-        state = weights.load(self.weights(name, seed))
+        state = weights.load(self.stored_as(name, seed))
         network = self.plan(name).build(len(self.classes))
         network.load_state_dict(state)
         return network.eval()
 
     def tuned(self, name: str, seed: int = 0) -> dict[str, Any]:
         """What validation images chose for a network: its `epsilon`, `crf`, and the scores they were chosen by."""
-        return dict(weights.info(self.weights(name, seed))["networks"][name])
+        return dict(weights.info(self.stored_as(name, seed))["networks"][name])
 
     def epsilon(self, name: str, seed: int = 0) -> float:
         """The network's epsilon, in image units of [0, 1], chosen on validation images."""
