@@ -104,6 +104,8 @@ if __name__ == "__main__":  # papermill, which ends with the runner however that
     signal.signal(signal.SIGINT, lambda *_: sys.exit("interrupted"))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"stopped after {limit} s"))
     threading.Thread(target=follow, args=[float(limit)], daemon=True).start()
+    # nbformat's checker of schemas would make of it a grammar of addresses, for two seconds, and never ask it anything
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     from papermill.cli import papermill
 
     papermill()

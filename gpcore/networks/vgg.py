@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from gpcore.checks import expect
 
@@ -22,8 +23,15 @@ class MaxPool(nn.MaxPool2d):
         if x.requires_grad or x.shape[-2] % 2 or x.shape[-1] % 2:
             pooled: Tensor = super().forward(x)
             return pooled
-        wide = torch.maximum(x[..., ::2], x[..., 1::2])  # torch would also note where the largest stand
-        return torch.maximum(wide[..., ::2, :], wide[..., 1::2, :])
+        return _largest_of_four(x)
+
+
+def _largest_of_four(x: Tensor) -> Tensor:
+    if has_torch_function_unary(x):  # one function also for what notes each, as `Cut` does
+        noted: Tensor = handle_torch_function(_largest_of_four, (x,), x)
+        return noted
+    wide = torch.maximum(x[..., ::2], x[..., 1::2])  # torch's own pool would also note where the largest stand
+    return torch.maximum(wide[..., ::2, :], wide[..., 1::2, :])
 
 
 class Trunk(nn.Module):
