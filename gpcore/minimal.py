@@ -33,7 +33,7 @@ def fooled(logits: Tensor, labels: Tensor, *, targeted: bool = False, void: int 
     """
     target = pseudo_labels(logits, labels, void=void)
     known = target.sum(1) > 0
-    hit = known & ((logits.argmax(1) == target.argmax(1)) == targeted)
+    hit = known & ((logits.max(1).indices == target.max(1).indices) == targeted)
     hits, pixels = (each.unsqueeze(-1).flatten(1).sum(1) for each in (hit, known))
     return hits / pixels.clamp_min(1)
 
@@ -71,7 +71,7 @@ def deepfool(
             others = _without(target, logits).topk(min(candidates, logits.shape[1]) - 1, 1).indices
         if done.all() or step == steps:
             break
-        pending = target * (logits.argmax(1) == target.argmax(1)).unsqueeze(1)
+        pending = target * (logits.max(1).indices == target.max(1).indices).unsqueeze(1)
         nearest, least = torch.zeros_like(x), torch.full_like(norms(x), math.inf)
         for k in others.unbind(1):
             signal = pseudo_labels(logits, k, void=-1) * pending.sum(1, keepdim=True) - pending
@@ -130,7 +130,7 @@ def _lbfgs(
         return Adversarial(x, fooled(predict(x), label, targeted=targeted, void=void) >= share)
 
     logits, start = predict(image), image.flatten().double().cpu().numpy()
-    other = _without(pseudo_labels(logits, label, void=void), logits).argmax(1).where(label != void, void)
+    other = _without(pseudo_labels(logits, label, void=void), logits).max(1).indices.where(label != void, void)
     objective = cross_entropy(rest, label if targeted else other, void=void)
     box, options = bounds and optimize.Bounds(*bounds), {"maxcor": 15, "maxiter": iterations}  # 15: foolbox's memory
     found, low, high = Adversarial(image, fooled(logits, label, targeted=targeted, void=void) >= share), 0.0, 0.0

@@ -133,4 +133,4 @@ def gd_uap(
 def _predict(model: nn.Module, images: Tensor) -> Tensor:
     cut = Cut(model, images)
     with torch.no_grad():
-        return torch.cat([logits_of(cut(part)).argmax(1) for part in images.split(PART)])
+        return torch.cat([logits_of(cut(part)).max(1).indices for part in images.split(PART)])

@@ -104,10 +104,10 @@ def universal_rows(
     x, labels = (torch.cat(parts) for parts in zip(*study.batches(split, count), strict=True))
     rows = []
     with torch.no_grad():
-        before = network(x).argmax(1)
+        before = network(x).max(1).indices
         for name, perturbation in perturbations.items():
             after = network((x + perturbation).clamp(0, 1))
-            changed = (after.argmax(1) != before).flatten(1).double().mean(1)
+            changed = (after.max(1).indices != before).flatten(1).double().mean(1)
             miou = metrics.miou(count_pixels(study, after, labels).sum(0))
             shares = ((changed >= 0.5).double().mean(), changed.mean(), miou)
             rows.append((name, *(100 * share.item() for share in shares)))

@@ -16,7 +16,7 @@ def change_rows(study: Study, name: str, split: str, count: int | None = None) -
     network, epsilon, rows, image = study.network(name), study.epsilon(name), [], 0
     for x, y in study.batches(split, count):
         guided = guide(network, x, epsilon)
-        for before, after, truth in zip(guided.before.argmax(1), guided.after.argmax(1), y, strict=True):
+        for before, after, truth in zip(guided.before.max(1).indices, guided.after.max(1).indices, y, strict=True):
             distance = metrics.boundary_distance(truth)
             for kind, mask in changes(before, after, truth, study.void).items():
                 # an image of one class has no boundary: its pixels count as farther than any

@@ -98,9 +98,9 @@ def step_split(
     maps, rows, image = list[tuple[Tensor, Tensor, Tensor]](), [], 0
     for x, y in study.batches(split, count):
         guided = guide(network, x, epsilon)
-        fixed = changes(guided.before.argmax(1), guided.after.argmax(1), y, study.void)["corrected"]
+        fixed = changes(guided.before.max(1).indices, guided.after.max(1).indices, y, study.void)["corrected"]
         first, second = (coarse_scores(network, images) for images in (x, guided.images))
-        maps.append((cell_sums(fixed), first.argmax(1), second - first))
+        maps.append((cell_sums(fixed), first.max(1).indices, second - first))
         coarse = [cropped(interpolate(z, scale_factor=CELL, mode="bilinear"), y) for z in (first, second)]
         for i, mask in enumerate(fixed):
             for scores, (before, after) in {"output": guided.trajectory, "score_fr": coarse}.items():

@@ -72,7 +72,7 @@ def surrounded(labels: Tensor) -> Tensor:
 
 def cover(logits: Tensor, labels: Tensor) -> Tensor:
     """For every pixel of B x H x W labels, how many of its image's are predicted as that class: the same shape."""
-    counts = torch.stack([image.flatten().bincount(minlength=logits.shape[1]) for image in logits.argmax(1)])
+    counts = torch.stack([image.flatten().bincount(minlength=logits.shape[1]) for image in logits.max(1).indices])
     return counts.gather(1, labels.flatten(1)).view_as(labels)
 
 
@@ -89,7 +89,7 @@ def survey(study: Study, tried: Mapping[str, Setting], split: str, count: int) -
             x = corrupt(clean, "noise", noise, seed=generator) if noise else clean
             done = guide(network, x, epsilon)
             counts.append(torch.stack([count_pixels(study, z, y) for z in done.trajectory]))
-            was, now = (z.argmax(1) for z in done.trajectory)
+            was, now = (z.max(1).indices for z in done.trajectory)
             log_y = done.before.log_softmax(1)
             entropy = -(log_y.exp() * log_y)
             changed = was != now
@@ -121,13 +121,13 @@ def intervene(
 
     def answers(x: Tensor, y: Tensor) -> Iterable[Tensor]:
         yield (before := network(x))
-        island = islands(before.argmax(1))
+        island = islands(before.max(1).indices)
         erased["every"] += int(island.sum())
         for kind, (_, options) in tried.items():
             labels: Any = options["labels"](x, before, y) if "labels" in options else "onehot"
             weight = options.get("weight")
             yield (after := guide(network, x, epsilon, labels=labels, weight=weight, void=study.void).after)
-            erased[kind] += int((island & (after.argmax(1) != before.argmax(1))).sum())
+            erased[kind] += int((island & (after.max(1).indices != before.max(1).indices)).sum())
 
     counts = dict(zip(["network alone", *tried], measure.count(study, answers, split, count), strict=True))
     shares = 100 * pd.Series(erased) / erased["every"]  # NaN where there are no islands
