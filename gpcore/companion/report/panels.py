@@ -145,10 +145,13 @@ def grid(
 
 def colour_handles(study: Study, kinds: Sequence[str]) -> list[Patch]:
     """Legend entries for panels of some kinds: the study's classes for "labels", CHANGES for "changes"."""
-    pairs = zip(study.colours, study.classes, strict=True)
-    classes = [Patch(color=(red / 255, green / 255, blue / 255), label=name) for (red, green, blue), name in pairs]
-    changes = [Patch(facecolor=c, edgecolor="#555555", linewidth=0.4, label=name) for name, c in CHANGES.items()]
-    return [handle for kind in kinds for handle in {"labels": classes, "changes": changes}[kind]]
+    found: list[Patch] = []
+    if "labels" in kinds:
+        pairs = zip(study.colours, study.classes, strict=True)
+        found += [Patch(color=(red / 255, green / 255, blue / 255), label=name) for (red, green, blue), name in pairs]
+    if "changes" in kinds:
+        found += [Patch(facecolor=c, edgecolor="#555555", linewidth=0.4, label=name) for name, c in CHANGES.items()]
+    return found
 
 
 def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Figure:
