@@ -108,6 +108,7 @@ def reproduce(
         print(f"{outcome.notebook}: {'failed' if error else 'done'} after {outcome.seconds:.0f} s", flush=True)
         outcomes.append(outcome)
 
+    queue = longest_first(chosen, figures / study / "runs.csv")  # so that all jobs end at about the same time
     with owned(build) as lock, owned(figures / study):
         reader, writer = os.pipe()
         process |= {"stdin": reader, "pass_fds": [lock]}  # so that it owns the folder till its end after a killed run
@@ -115,7 +116,7 @@ def reproduce(
             # An interrupt closes the writer first, which ends the notebooks that the pool then waits for.
             with open(reader), ThreadPoolExecutor(jobs) as pool, open(writer, "w"):
                 for last in (False, True):
-                    list(pool.map(one, [notebook for notebook in chosen if (notebook.stem == LAST) == last]))
+                    list(pool.map(one, [notebook for notebook in queue if (notebook.stem == LAST) == last]))
             outcomes.sort()
             if record:
                 record_seconds(outcomes, figures / study / "runs.csv")
@@ -167,6 +168,13 @@ def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[P
         if path in chosen and study not in meant[path]:
             raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
     return [path for path in meant if study in meant[path]]
+
+
+def longest_first(notebooks: Iterable[Path], runs: Path) -> list[Path]:
+    """Notebooks by the seconds that are noted of them, those of which none are in front."""
+    text = runs.read_text(errors="replace") if runs.is_file() else ""
+    seconds = dict(re.findall(r"^(\w+),(\d+)$", text, flags=re.MULTILINE))
+    return sorted(notebooks, key=lambda notebook: -float(seconds.get(notebook.stem, "inf")))
 
 
 def replace_folder(new: Path, target: Path) -> None:

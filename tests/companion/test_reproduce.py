@@ -430,6 +430,16 @@ def test_a_recorded_run_leaves_its_outputs_in_the_notebooks_and_its_seconds_in_t
         assert re.fullmatch(rf"notebook,seconds\n{expected}01_blank,7\n", runs.read_text())
 
 
+def test_the_longest_comes_first_and_the_ledger_last(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("00_short", "01_new", "02_long", "99_claims")
+    for name in names:
+        write(quick / "notebooks", name, "pass")
+    put(quick / "figures" / "digits" / "runs.csv", b"notebook,seconds\n00_short,9\n02_long,10\n99_claims,11\n")
+    main(options(quick))
+    running = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.endswith(": running")]
+    assert running == ["01_new", "02_long", "00_short", "99_claims"]
+
+
 def test_seconds_are_those_of_the_latest_success_in_order(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
     record_seconds([Outcome("02_c", 2.6, 1), Outcome("01_b", 1.4, 1), Outcome("00_a", 3, 0, "failed")], runs)
