@@ -1,13 +1,8 @@
 """One notebook executed by papermill in a process of its own: what went wrong, and its outputs taken back."""
 
-import os
 import re
-import select
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +16,9 @@ KERNEL_TROUBLE = re.compile(r"Kernel died before replying|Kernel didn't respond|
 
 def execute(notebook: Path, executed: Path, values: Mapping[str, object], timeout: float, **process: Any) -> str:
     """Run a notebook in a process that Popen starts with these options; the error in words, empty if every cell ran."""
-    # This file by its path, for -m would import torch; -P, for what lies beside it is not papermill's to import.
-    command = [sys.executable, "-P", __file__, str(timeout), str(notebook), str(executed), "--no-progress-bar"]
+    # A file by its path, for -m would import torch; -P, for what lies beside it is not papermill's to import.
+    child = str(Path(__file__).with_name("child.py"))
+    command = [sys.executable, "-P", child, str(timeout), str(notebook), str(executed), "--no-progress-bar"]
     command += ["--log-output", "-k", "python3", "--cwd", str(notebook.parent)]
     command += ["-y", yaml.safe_dump(dict(values))] if values else []
     log = executed.with_suffix(".log")
@@ -89,23 +85,3 @@ def replace_file(path: Path, content: bytes) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def follow(timeout: float) -> None:
-    """End this process when its standard input closes, as a pipe does with its writer, or when the time is up."""
-    closed, *_ = select.select([0], [], [], timeout)
-    os.kill(os.getpid(), signal.SIGINT if closed else signal.SIGALRM)  # lets papermill end its kernel
-    time.sleep(10)
-    os._exit(1)  # a kernel looks for its parent, too
-
-
-if __name__ == "__main__":  # papermill, which ends with the runner however that ends
-    limit = sys.argv.pop(1)
-    signal.signal(signal.SIGINT, lambda *_: sys.exit("interrupted"))
-    signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"stopped after {limit} s"))
-    threading.Thread(target=follow, args=[float(limit)], daemon=True).start()
-    # nbformat's checker of schemas would make of it a grammar of addresses, for two seconds, and never ask it anything
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
-    from papermill.cli import papermill
-
-    papermill()
