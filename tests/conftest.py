@@ -27,6 +27,12 @@ def network(kind, seed=0):
     return model
 
 
+def downhill(network, x, target):
+    """Minus the gradient of the cross-entropy with classes or distributions."""
+    leaf = x.clone().requires_grad_()
+    return -torch.autograd.grad(nn.functional.cross_entropy(network(leaf), target, reduction="sum"), leaf)[0]
+
+
 def close(ours, theirs, tolerance=1e-12):
     assert_close(ours, theirs, atol=tolerance, rtol=0)
 
@@ -55,6 +61,13 @@ def defined_in(notebook, *names, **given):
         if isinstance(line, ast.Import | ast.ImportFrom) or found & {*names}:
             exec(compile(ast.Module([line], []), notebook, "exec"), given)
     return given
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """A small network that knows five classes of 1 x 8 x 8 pictures."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
 
 
 @pytest.fixture

@@ -1,25 +1,12 @@
 """Neighbours against brute force by hand; guided steps against autograd alone."""
 
 import numpy as np
-import pytest
 import torch
+from conftest import downhill
 from scipy.spatial.distance import cdist
-from torch import nn
 
 from gpcore import neighbours
 from gpcore.perturb import guide
-
-
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
-
-
-def downhill(network, x, target):
-    """Minus the gradient of the cross-entropy with classes or distributions."""
-    leaf = x.clone().requires_grad_()
-    return -torch.autograd.grad(nn.functional.cross_entropy(network(leaf), target, reduction="sum"), leaf)[0]
 
 
 def test_nearest_is_brute_force_with_the_nearest_first():
@@ -45,45 +32,45 @@ def test_interpolation_by_hand():
     torch.testing.assert_close(mixed, torch.tensor([[0.6 * 0.25 + 0.4, 0.6 * 0.75]]))
 
 
-def test_guided_runs_what_occurs_twice_once_and_equals_guide(network):
+def test_guided_runs_what_occurs_twice_once_and_equals_guide(classifier):
     generator = torch.Generator().manual_seed(2)
     pictures = torch.rand(9, 1, 8, 8, generator=generator)
     classes = torch.randint(5, (3, 9, 4), generator=generator)
     labels = torch.stack([neighbours.shares(each, 5) for each in classes])
     labels[2] = labels[0]
     seen = []
-    handle = network[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    found = neighbours.guided(network, pictures, labels, (0.05, -0.2))
+    handle = classifier[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    found = neighbours.guided(classifier, pictures, labels, (0.05, -0.2))
     handle.remove()
     different = {(i, *sorted(row)) for each in classes[:2].tolist() for i, row in enumerate(each)}
     assert seen[0] == len(different) < 27
     assert found.shape == (2, 3, 9)
     for e, epsilon in enumerate((0.05, -0.2)):
         for s, label in enumerate(labels):
-            expected = guide(network, pictures, epsilon, labels=label).after.argmax(1)
+            expected = guide(classifier, pictures, epsilon, labels=label).after.argmax(1)
             assert torch.equal(found[e, s], expected)
     assert (found[0] != found[1]).any()
 
 
-def test_the_gradient_for_an_averaged_label_is_the_average_of_gradients(network):
+def test_the_gradient_for_an_averaged_label_is_the_average_of_gradients(classifier):
     generator = torch.Generator().manual_seed(3)
     pictures = torch.rand(6, 1, 8, 8, generator=generator)
     classes = torch.randint(5, (6, 3), generator=generator)
-    each = torch.stack([guide(network, pictures, 0.0, labels=column).signal for column in classes.unbind(1)])
-    together = guide(network, pictures, 0.0, labels=neighbours.shares(classes, 5)).signal
+    each = torch.stack([guide(classifier, pictures, 0.0, labels=column).signal for column in classes.unbind(1)])
+    together = guide(classifier, pictures, 0.0, labels=neighbours.shares(classes, 5)).signal
     torch.testing.assert_close(each.mean(0), together, atol=1e-7, rtol=1e-5)
 
 
-def test_averaged_signs_are_added_as_they_are(network):
+def test_averaged_signs_are_added_as_they_are(classifier):
     """Where two of three neighbours agree a pixel moves by a third of epsilon."""
     generator = torch.Generator().manual_seed(3)
     pictures = torch.rand(6, 1, 8, 8, generator=generator)
     classes = torch.randint(5, (6, 3), generator=generator)
     seen = []
-    handle = network[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    found = neighbours.guided_by_signs(network, pictures, classes, 0.3)
+    handle = classifier[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    found = neighbours.guided_by_signs(classifier, pictures, classes, 0.3)
     handle.remove()
-    moved = pictures + 0.3 * torch.stack([downhill(network, pictures, c).sign() for c in classes.unbind(1)]).mean(0)
+    moved = pictures + 0.3 * torch.stack([downhill(classifier, pictures, c).sign() for c in classes.unbind(1)]).mean(0)
     torch.testing.assert_close(seen[-1], moved)
-    assert torch.equal(found, network(moved).argmax(1))
+    assert torch.equal(found, classifier(moved).argmax(1))
     assert {round(10 * size, 3) for size in (moved - pictures).abs().unique().tolist()} == {1, 3}

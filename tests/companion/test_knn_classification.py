@@ -6,6 +6,7 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
+from conftest import downhill
 from scipy.spatial.distance import cdist
 from torch import nn
 
@@ -15,18 +16,6 @@ from gpcore.companion.experiments import knn_classification
 from gpcore.companion.studies import Study
 
 SIZES, LAYERS = {"train": 60, "val": 30, "test": 30}, ("conv", "hidden", "score")
-
-
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
-
-
-def downhill(network, x, target):
-    """Minus the gradient of the cross-entropy with classes or distributions."""
-    leaf = x.clone().requires_grad_()
-    return -torch.autograd.grad(nn.functional.cross_entropy(network(leaf), target, reduction="sum"), leaf)[0]
 
 
 class ByHand:
@@ -184,8 +173,8 @@ def test_index_tells_what_was_chosen():
     assert info["epsilon"] in studies.HANDWRITING.epsilons
 
 
-def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatch):
-    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
+def test_panels_show_steps_alone_where_pictures_are_not_ours(classifier, monkeypatch):
+    monkeypatch.setattr(Study, "network", lambda self, name, seed=0: classifier)
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": 0.1})
     pictures = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = knn_classification.shares(torch.arange(4)[:, None].expand(4, 3), 5)
@@ -202,7 +191,7 @@ def test_panels_show_steps_alone_where_pictures_are_not_ours(network, monkeypatc
     (steps,) = knn_classification.neighbour_panels(studies.CIFAR10, "classifier", tested, [2, 0])
     assert [p.title for p in steps] == ["bird: cat → bird", "airplane: automobile → airplane"]
     for i, row, step in zip((2, 0), shown, steps, strict=True):
-        signs = downhill(network, pictures[i : i + 1], labels[i].argmax()[None])[0].sign()
+        signs = downhill(classifier, pictures[i : i + 1], labels[i].argmax()[None])[0].sign()
         for panel in (row[1], step):
             torch.testing.assert_close(panel.data, 0.1 * signs[0])
             assert (panel.kind, panel.limit) == ("signed", 0.1)
