@@ -95,7 +95,7 @@ def test_a_refined_prediction_is_the_last_of_its_trajectory(refining):
 
 
 def test_methods_of_table_1(refining):
-    every = dae_table.methods(refining, "fcn8s")
+    every = dae_table.refinements(refining, "fcn8s")
     assert {*every} == {"network alone", "+CRF", "+CRF-RNN", *refining.refiners}
     rows = dae_table.table_one(refining, "fcn8s", {name: name for name in every})
     assert [*rows] == ["network alone", "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"]

@@ -46,4 +46,4 @@ def test_methods_by_condition_against_each_alone(study):
 def test_networks_without_batch_norm_have_no_tent(monkeypatch):
     monkeypatch.setattr(Study, "network", lambda self, name, seed=0: torch.nn.Conv2d(3, 11, 1))
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON})
-    assert "TENT" not in neighbours_in_time.methods(DIGITS, "fcn8s")
+    assert "TENT" not in neighbours_in_time.alternatives(DIGITS, "fcn8s")

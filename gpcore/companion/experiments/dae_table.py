@@ -58,7 +58,7 @@ def refined(study: Study, name: str, seen: Seen | None = None) -> Answer:
     return answer
 
 
-def methods(study: Study, network: str) -> dict[str, Answer]:
+def refinements(study: Study, network: str) -> dict[str, Answer]:
     """Ways to refine one network's prediction: the CRF, CRF-RNN where the study has one on that network, and every
     refiner under its own name. They share the passes of the network through the images that they are asked for last."""
     crf = study.tuned(network)["crf"]
@@ -74,7 +74,7 @@ def methods(study: Study, network: str) -> dict[str, Answer]:
 
 
 def table_one(study: Study, network: str, every: Mapping[str, T]) -> dict[str, T]:
-    """Of something for each of `methods`, Table 1's rows under its names: of the DAEs those that validation images
+    """Of something for each of `refinements`, Table 1's rows under its names: of the DAEs those that validation images
     chose."""
     daes = {DAE_TRUTH: best_dae(study, network, "truth"), DAE_Y: best_dae(study, network, "y")}
     rows = {ALONE: ALONE, CRF: CRF, CONTEXT: f"{network}-context", CRF_RNN: CRF_RNN, **daes}

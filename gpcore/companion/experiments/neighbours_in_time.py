@@ -13,7 +13,7 @@ from gpcore.datasets.corruptions import corrupt
 from gpcore.perturb import guide
 
 
-def methods(study: Study, name: str) -> dict[str, Answer]:
+def alternatives(study: Study, name: str) -> dict[str, Answer]:
     """What a user could do with a test batch, each a function from B x C x H x W images to logits.
 
     The epsilons were chosen on validation images. TENT, for networks with batch norm, goes on learning from call to
@@ -34,13 +34,13 @@ def methods(study: Study, name: str) -> dict[str, Answer]:
 def method_counts(
     study: Study, name: str, conditions: Sequence[tuple[str, int]], split: str, count: int, only: Sequence[str] = ()
 ) -> dict[tuple[str, int], dict[str, Tensor]]:
-    """Confusion counts N x K x K of each of `methods` in each condition: a kind of corruption, a severity or 0.
+    """Confusion counts N x K x K of each of `alternatives` in each condition: a kind of corruption, a severity or 0.
 
     `only` names the methods that are run, in that order; default all.
     """
     found = {}
     for kind, severity in conditions:
-        every, generator = methods(study, name), torch.Generator().manual_seed(0)
+        every, generator = alternatives(study, name), torch.Generator().manual_seed(0)
         change = functools.partial(corrupt, kind=kind, severity=severity, seed=generator) if severity else _same
         found[kind, severity] = answer_counts(study, {m: every[m] for m in only or every}, split, count, change)
     return found
