@@ -4,6 +4,7 @@ All that is imported is named there, and the method runs from its wheel without 
 """
 
 import ast
+import graphlib
 import os
 import re
 import shutil
@@ -101,6 +102,33 @@ def run(code: str, folder: Path) -> str:
     process = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return process.stdout
+
+
+def imported(file: Path, modules: set[str]) -> set[str]:
+    """Those of our modules that a file imports: the innermost that each name stands for."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module in modules:
+            found |= {n if (n := f"{node.module}.{each.name}") in modules else node.module for each in node.names}
+        found |= {each.name for each in node.names if each.name in modules} if isinstance(node, ast.Import) else set()
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    """No circle; nobody imports from further up; what measures or trains does not import what tabulates or draws."""
+    files = {
+        ".".join(path.relative_to(paths.ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (paths.ROOT / "gpcore").rglob("*.py")
+    }
+    graph = {name: imported(path, {*files}) for name, path in files.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+    floors = ("weights", "studies", "measure", "cost", "tuning", "training", "report", "experiments")
+    floor = {
+        name: i for name in files for i, each in enumerate(floors) if f"{name}.".startswith(f"gpcore.companion.{each}.")
+    }
+    upwards = {(name, other) for name in graph for other in graph[name] if floor.get(other, -1) > floor.get(name, -1)}
+    assert {name for name, _ in upwards} == {"gpcore.companion.reproduce"}  # which runs it all
+    assert {*floor.values()} == {*range(len(floors))}
 
 
 def test_the_method_imports_nothing_of_the_companion() -> None:
