@@ -32,9 +32,12 @@ def untouched(function: Callable[P, R]) -> Callable[P, R]:
         modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
 
         def put_back() -> None:
-            while torch._C._len_torch_function_stack() > modes[0]:
+            held = list[object]()  # what is taken off, which torch 2.10, say, would return when it has just freed it
+            while (height := torch._C._len_torch_function_stack()) > modes[0]:
+                held.append(torch._C._get_function_stack_at(height - 1))
                 torch._C._pop_torch_function_stack()
-            while torch._C._len_torch_dispatch_stack() > modes[1]:
+            while (height := torch._C._len_torch_dispatch_stack()) > modes[1]:
+                held.append(torch._C._get_dispatch_stack_at(height - 1))
                 torch._C._pop_torch_dispatch_stack(None)
             torch.set_grad_enabled(graded)
             for module in modules:
