@@ -39,19 +39,13 @@ def warn_of_units(images: Tensor, logits: Tensor) -> Literal[False]:
     low, high = check_images(images)
     if low < -0.5 or high > 1.5:
         seen = "bytes" if high > 15 else "normalised images"
-        warnings.warn(
-            f"images: got values as of {seen}, expected [0, 1]; epsilon is in their units. {MEANT}", stacklevel=2
-        )
-    binary = logits.shape[1] == 2 and not logits[:, 0].any()
-    if (
-        logits.numel()
-        and logits.min() >= 0
-        and (logits.max() <= 1 if binary else (logits.sum(1) - 1).abs().max() < 1e-2)
-    ):
-        warnings.warn(
-            f"model: its outputs look like probabilities, expected logits, before the softmax or sigmoid. {MEANT}",
-            stacklevel=2,
-        )
+        found = f"images: got values as of {seen}, expected [0, 1]; epsilon is in their units."
+        warnings.warn(f"{found} {MEANT}", stacklevel=2)
+    if logits.numel() and logits.min() >= 0:
+        binary = logits.shape[1] == 2 and not logits[:, 0].any()
+        if logits.max() <= 1 if binary else (logits.sum(1) - 1).abs().max() < 1e-2:
+            found = "model: its outputs look like probabilities, expected logits, before the softmax or sigmoid."
+            warnings.warn(f"{found} {MEANT}", stacklevel=2)
     return False
 
 

@@ -1,12 +1,10 @@
-"""Segmentation metrics from confusion matrices, bootstrap intervals over images, distance to the true boundary."""
+"""Segmentation metrics from confusion matrices, bootstrap intervals over images."""
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -102,14 +100,3 @@ def mcnemar(before: Tensor, after: Tensor, truth: Tensor) -> McNemar:
 def step_psnr(epsilon: float) -> float:
     """Peak signal-to-noise ratio in dB of an image in [0, 1] after a step by epsilon in every pixel and channel."""
     return -20 * math.log10(abs(epsilon))
-
-
-def boundary_distance(labels: Tensor) -> Tensor:
-    """Distance in pixels of each pixel's centre to the nearest pixel of another label (void counts as a label)."""
-    array = labels.numpy()
-    distance = np.full(array.shape, np.inf)
-    for value in np.unique(array):
-        inside = array == value
-        if not inside.all():
-            distance[inside] = distance_transform_edt(inside)[inside]
-    return torch.from_numpy(distance)

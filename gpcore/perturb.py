@@ -236,9 +236,5 @@ def _check(
     if bounds is not None:
         right = at is None and bounds[0] < bounds[1]
         expect("bounds", bounds, right, "(low, high) with low < high, and only for images (at=None)")
-        expect(
-            "images",
-            f"values {low:.4g} to {high:.4g}",
-            bounds[0] <= low and high <= bounds[1],
-            f"them within bounds {bounds}",
-        )
+        inside = bounds[0] <= low and high <= bounds[1]
+        expect("images", f"values {low:.4g} to {high:.4g}", inside, f"them within bounds {bounds}")

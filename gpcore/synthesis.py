@@ -10,16 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.attacks import (
-    Bounds,
-    Descent,
-    check_bounds,
-    clip,
-    cross_entropy,
-    projected_gradient,
-    random_noise,
-    wide,
-)
+from gpcore.attacks import Bounds, Descent, check_bounds, clip, cross_entropy, projected_gradient, random_noise, wide
 from gpcore.checks import check_classes, check_images, expect
 from gpcore.cut import Cut
 from gpcore.progress import progress
@@ -138,23 +129,3 @@ def fill(images: Tensor, mask: Tensor) -> Tensor:
     known = ~hole | wide(hole.flatten(1).all(1))
     colour = images.where(known, 0).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True)
     return torch.where(hole, colour, images)
-
-
-def hole_error(found: Tensor, images: Tensor, mask: Tensor) -> Tensor:
-    """Root of the mean square of found - images over all channels of the pixels where `mask` is True, B."""
-    squares = (found - images).square().mean(1) * mask
-    return (squares.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)).sqrt()
-
-
-def high_frequency(pictures: Tensor, *, radius: float = 0.25) -> Tensor:
-    """The share of spectral energy at over `radius` cycles per pixel, B, of B x C x H x W pictures or perturbations.
-
-    Channels' means count for nothing. White noise has about 1 - pi radius^2, up to a radius of .5, the finest that a
-    grid shows and twice the default; zeros have 0.
-    """
-    energy = torch.fft.fft2(pictures).abs().square()
-    y, x = (torch.fft.fftfreq(size, device=pictures.device) for size in pictures.shape[-2:])
-    distance = torch.hypot(y.unsqueeze(1), x)
-    total, high = ((energy * (distance > least)).flatten(1).sum(1) for least in (0, radius))
-    share: Tensor = high / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return share

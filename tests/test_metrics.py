@@ -73,13 +73,6 @@ def test_maps_that_cannot_be_counted(predicted, labels, message):
         metrics.confusion(torch.tensor(predicted), torch.tensor(labels), 2, VOID)
 
 
-def test_boundary_distance_by_hand():
-    labels = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
-    expected = torch.tensor([[3, 2, 1, 1], [3, 2, 1, 1], [10**0.5, 5**0.5, 2**0.5, 1]]).double()
-    assert torch.allclose(metrics.boundary_distance(labels), expected)
-    assert metrics.boundary_distance(torch.zeros(2, 2)).isinf().all()
-
-
 def test_bootstrap_of_a_mean_has_the_normal_interval():
     sample = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
     value, low, high = metrics.bootstrap(lambda total: total / 400, sample, resamples=4000)

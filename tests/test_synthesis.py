@@ -4,7 +4,6 @@ import copy
 import io
 import math
 
-import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from gpcore import synthesis
 from gpcore.networks.fcn import fcn_small
-from gpcore.synthesis import fill, generate, high_frequency, hole_error, inpaint
+from gpcore.synthesis import fill, generate, inpaint
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -290,33 +289,6 @@ def test_cuda_gives_the_same(norm, epsilon, step_size):
         assert_close(found.losses.cpu(), expected.losses)
 
 
-def test_hole_error_by_hand():
-    images = torch.zeros(3, 2, 1, 3)
-    found = torch.tensor([[3.0, 4, 9], [0, 1, 9]]).view(1, 2, 1, 3) * torch.tensor([1.0, 2, 1]).view(3, 1, 1, 1)
-    mask = torch.tensor([[True, True, False], [True, True, False], [False, False, False]]).view(3, 1, 3)
-    expected = math.sqrt((9 + 16 + 0 + 1) / 4)
-    assert_close(hole_error(found, images, mask), torch.tensor([expected, 2 * expected, 0]))
-
-
-def test_high_frequency_of_waves_and_noise():
-    x = torch.arange(32).expand(32, 32)
-    slow, fast, slanted = (torch.cos(2 * math.pi * w / 32) for w in (4 * x, 12 * x, 6 * x + 6 * x.T))
-    pictures = torch.stack([slow, fast, slanted, 0.1 + 3 * slow + 4 * fast, torch.zeros(32, 32)])[:, None]
-    for scale in (1, 1e-5):
-        found = high_frequency(scale * pictures)
-        assert_close(found, torch.tensor([0, 1, 1, 16 / 25, 0]), atol=1e-5, rtol=0)
-    assert_close(high_frequency(pictures, radius=0.1)[:2], torch.ones(2), atol=1e-5, rtol=0)
-    assert_close(high_frequency(pictures, radius=0.27)[1:3], torch.tensor([1.0, 0]), atol=1e-5, rtol=0)
-    together = torch.cat([3 * pictures[:1], 4 * pictures[1:2]], 1)  # energies of channels add up
-    assert_close(high_frequency(together), torch.tensor([16 / 25]), atol=1e-5, rtol=0)
-    noise = torch.randn(8, 3, 64, 48, generator=torch.Generator().manual_seed(0))
-    assert_close(high_frequency(noise), torch.full((8,), 1 - math.pi / 16), atol=0.02, rtol=0)
-    spectrum = np.abs(np.fft.fft2(noise.numpy())) ** 2
-    far = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(48), indexing="ij"))
-    share = (spectrum * (far > 0.3)).sum((1, 2, 3)) / (spectrum * (far > 0)).sum((1, 2, 3))
-    assert_close(high_frequency(noise, radius=0.3).double(), torch.from_numpy(share).double(), atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -388,4 +360,3 @@ def test_an_empty_batch_stays_empty():
     ):
         assert found.images.shape == (0, 3, 4, 5) and found.losses.shape == (4, 0)
     assert fill(images, mask).shape == images.shape
-    assert hole_error(images, images, mask).shape == high_frequency(images).shape == (0,)

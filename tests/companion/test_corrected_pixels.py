@@ -1,7 +1,7 @@
+import torch
 from conftest import EPSILON
 
-from gpcore import metrics
-from gpcore.companion.experiments.corrected_pixels import change_rows
+from gpcore.companion.experiments.corrected_pixels import boundary_distance, change_rows
 from gpcore.companion.measure import changes
 from gpcore.perturb import guide
 
@@ -14,5 +14,12 @@ def test_changes_and_their_distances(study):
         for kind, mask in kinds.items():
             part = rows[(rows["image"] == image) & (rows["kind"] == kind)]
             assert part["pixels"].sum() == mask.sum()
-            expected = metrics.boundary_distance(y)[mask].floor().sum().item()
+            expected = boundary_distance(y)[mask].floor().sum().item()
             assert (part["pixels"] * part["distance"]).sum() == expected
+
+
+def test_boundary_distance_by_hand():
+    labels = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
+    expected = torch.tensor([[3, 2, 1, 1], [3, 2, 1, 1], [10**0.5, 5**0.5, 2**0.5, 1]]).double()
+    assert torch.allclose(boundary_distance(labels), expected)
+    assert boundary_distance(torch.zeros(2, 2)).isinf().all()

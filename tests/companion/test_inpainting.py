@@ -1,14 +1,19 @@
 """Measurements of inpainting and generation, against other libraries and numbers worked out by hand."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import inpaint_biharmonic
 from torch import nn
 from torch.nn.functional import one_hot
+from torch.testing import assert_close
 
 from gpcore import synthesis
 from gpcore.companion.experiments import inpainting
+from gpcore.companion.experiments.inpainting import high_frequency, hole_error
 from gpcore.synthesis import fill
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -138,3 +143,36 @@ def test_generated_images_show_the_labels_to_another_network(study):
     drawn[0, :, :3] = 0.5  # three lines of 24
     rows = inpainting.judged_rows(study, Levels(), found, labels).set_index(["method", "image"])
     assert rows.loc[("levels", 0)].to_dict() == {"regions": 100, "pixels": 87.5}
+
+
+def test_hole_error_by_hand():
+    images = torch.zeros(3, 2, 1, 3)
+    found = torch.tensor([[3.0, 4, 9], [0, 1, 9]]).view(1, 2, 1, 3) * torch.tensor([1.0, 2, 1]).view(3, 1, 1, 1)
+    mask = torch.tensor([[True, True, False], [True, True, False], [False, False, False]]).view(3, 1, 3)
+    expected = math.sqrt((9 + 16 + 0 + 1) / 4)
+    assert_close(hole_error(found, images, mask), torch.tensor([expected, 2 * expected, 0]))
+
+
+def test_high_frequency_of_waves_and_noise():
+    x = torch.arange(32).expand(32, 32)
+    slow, fast, slanted = (torch.cos(2 * math.pi * w / 32) for w in (4 * x, 12 * x, 6 * x + 6 * x.T))
+    pictures = torch.stack([slow, fast, slanted, 0.1 + 3 * slow + 4 * fast, torch.zeros(32, 32)])[:, None]
+    for scale in (1, 1e-5):
+        found = high_frequency(scale * pictures)
+        assert_close(found, torch.tensor([0, 1, 1, 16 / 25, 0]), atol=1e-5, rtol=0)
+    assert_close(high_frequency(pictures, radius=0.1)[:2], torch.ones(2), atol=1e-5, rtol=0)
+    assert_close(high_frequency(pictures, radius=0.27)[1:3], torch.tensor([1.0, 0]), atol=1e-5, rtol=0)
+    together = torch.cat([3 * pictures[:1], 4 * pictures[1:2]], 1)  # energies of channels add up
+    assert_close(high_frequency(together), torch.tensor([16 / 25]), atol=1e-5, rtol=0)
+    noise = torch.randn(8, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    assert_close(high_frequency(noise), torch.full((8,), 1 - math.pi / 16), atol=0.02, rtol=0)
+    spectrum = np.abs(np.fft.fft2(noise.numpy())) ** 2
+    far = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(48), indexing="ij"))
+    share = (spectrum * (far > 0.3)).sum((1, 2, 3)) / (spectrum * (far > 0)).sum((1, 2, 3))
+    assert_close(high_frequency(noise, radius=0.3).double(), torch.from_numpy(share).double(), atol=1e-5, rtol=0)
+
+
+def test_no_pictures_have_no_errors_and_no_frequencies():
+    nothing = torch.zeros(0, 3, 4, 5)
+    assert hole_error(nothing, nothing, torch.zeros(0, 4, 5, dtype=torch.bool)).shape == (0,)
+    assert high_frequency(nothing).shape == (0,)
