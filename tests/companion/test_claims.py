@@ -220,11 +220,30 @@ CASES = {
         "at_over_chance 1 [0.1, 2]; at_over_pre -1 [-2, -0.1]": "fails",
     },
     "ROB-13": {"correlation 0.601": "holds", "correlation 0.6": "fails"},
+    "LEC-08": {
+        "matches 4; expected 4; peak 1 [0.1, 2]": "holds",
+        "matches 4; expected 4; peak 1 [-0.1, 2]": "undecided",
+        "matches 3; expected 4; peak 1 [0.1, 2]": "fails",
+        "matches 4; expected 4; peak -1 [-2, -0.1]": "fails",
+    },
+    "LEC-09": {
+        "nearest_below_tenth 1 [0.1, 2]; bilinear_below_tenth 1 [0.1, 2]": "holds",
+        "nearest_below_tenth 1 [0.1, 2]; bilinear_below_tenth 1 [-0.1, 2]": "undecided",
+        "nearest_below_tenth -1 [-2, -0.1]; bilinear_below_tenth 1 [0.1, 2]": "fails",
+        "nearest_below_tenth 1 [0.1, 2]; bilinear_below_tenth -1 [-2, -0.1]": "fails",
+    },
+    "LEC-10": {
+        "matches 11; expected 11; same_parameters 1": "holds",
+        "matches 10; expected 11; same_parameters 1": "fails",
+        "matches 11; expected 11; same_parameters 0": "fails",
+    },
+    "LEC-12": {"ratio 10.1; lenet_ratio 2": "holds", "ratio 10; lenet_ratio 20": "fails"},
     "LEC-14": {
         "gain 0.1 [0.01, 0.2]": "holds",
         "gain 0.1 [-0.01, 0.2]": "undecided",
         "gain -0.1 [-0.2, -0.01]": "fails",
     },
+    "LEC-16": {"matches 20; expected 20": "holds", "matches 19; expected 20": "fails"},
     "GP-30": {
         "classification 3 [1, 5]; segmentation 6": "holds",
         "classification 3 [1, 5]; segmentation 4": "undecided",

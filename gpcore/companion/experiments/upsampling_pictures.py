@@ -1,23 +1,20 @@
-"""Drawings of notebook 40: tasks, convolutions as grids and matrices, overlaps, spectra, fields, windows, boxes."""
+"""Drawings of notebook 40: tasks, convolutions as grids and as matrices, unpooling, overlaps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpcore import metrics
-from gpcore.companion.experiments.upsampling import METHODS, spectrum
-from gpcore.companion.report.panels import COLUMN, OKABE_ITO, PAGE
+from gpcore.companion.report.panels import OKABE_ITO, PAGE
 
 PALE = ("#CFE3F1", "#F9DCC8", "#C9E9DF", "#F3DDE9", "#FAE7BF", "#DDF0FB", "#FBF7C5", "#E2E2E2", "#FFFFFF")
 
@@ -28,8 +25,8 @@ SEVERAL = {
     "39,511 0,511",
     "SHUTTLE": "405,0 399,30 397,60 387,80 383,110 381,190 368,208 353,222 358,232 374,229 375,242 367,260 371,270 "
     "386,255 412,253 425,252 427,281 450,282 453,267 458,262 464,235 456,215 454,55 446,36 438,50 435,70 434,20 427,0",
-    "PERSON": "272,28 259,22 237,16 205,21 182,32 163,48 154,68 157,104 166,122 183,137 186,150 153,151 131,167 119,189 "
-    "113,204 90,227 65,246 44,282 26,342 20,386 25,478 39,511 274,511 279,445 292,411 295,395 332,359 363,350 352,286 "
+    "PERSON": "272,28 259,22 237,16 205,21 182,32 163,48 154,68 157,104 166,122 183,137 186,150 153,151 131,167 "
+    "119,189 113,204 90,227 65,246 44,282 26,342 20,386 25,478 39,511 274,511 279,445 292,411 295,395 332,359 363,350 352,286 "
     "340,262 303,240 299,219 284,202 258,182 258,165 270,140 286,124 299,97 299,72 289,45",
     "HELMET": "277,511 277,460 287,422 297,403 314,382 347,355 383,345 416,344 440,352 462,367 482,395 492,425 498,450 "
     "509,458 511,511",
@@ -38,10 +35,10 @@ SEVERAL = {
 
 def _show(axes: Axes, picture: Tensor, title: str = "") -> None:
     axes.imshow(picture.permute(1, 2, 0).clamp(0, 1))
-    _bare(axes, title)
+    bare(axes, title)
 
 
-def _bare(axes: Axes, title: str = "") -> None:
+def bare(axes: Axes, title: str = "") -> None:
     axes.set(title=title, xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -97,7 +94,9 @@ def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
         ax.set_xlabel("several objects", fontsize=7)
     found = coin_instances(coins)
     images: list[Any] = [found > 0, found]
-    for ax, title, image in zip(below.subplots(1, 3), ("photograph", "semantic", "instance"), (None, *images), strict=True):
+    for ax, title, image in zip(
+        below.subplots(1, 3), ("photograph", "semantic", "instance"), (None, *images), strict=True
+    ):
         _show(ax, coins, title + ("" if image is None else f" segmentation: {int(image.max())} label"))
         if image is not None:
             turns = np.random.default_rng(3).permutation(found.max())
@@ -107,9 +106,7 @@ def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
     return figure
 
 
-def cells(
-    axes: Axes, matrix: Any, title: str = "", *, colours: Any = None, size: float = 7, zero: str = "0"
-) -> None:
+def cells(axes: Axes, matrix: Any, title: str = "", *, colours: Any = None, size: float = 7, zero: str = "0") -> None:
     """A small matrix as cells with their numbers in them; `colours` gives each cell its own."""
     values = np.asarray(matrix)
     fills = np.where(values != 0, PALE[0], "#FFFFFF") if colours is None else np.asarray(colours, dtype=object)
@@ -119,11 +116,11 @@ def cells(
         colour = "#AAAAAA" if text in ("0", "·") else "black"
         axes.text(x + 0.5, y + 0.52, text, ha="center", va="center", fontsize=size, color=colour)
     axes.set(xlim=(-0.05, values.shape[1] + 0.05), ylim=(values.shape[0] + 0.05, -0.05), aspect="equal")
-    _bare(axes, title)
+    bare(axes, title)
 
 
 def arithmetic_figure() -> Figure:
-    """3x3 over a 4x4 map with padding 1, stride 1 and 2; and its stamps on the way back, what padding cuts from them."""
+    """3x3 over a 4x4 map with padding 1, stride 1 and 2; its stamps on the way back, and what padding cuts."""
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.75), width_ratios=(1, 1, 1), layout="constrained")
     for ax, stride in zip(axes, (1, 2), strict=False):
         for y in range(6):
@@ -139,19 +136,23 @@ def arithmetic_figure() -> Figure:
                 shift = 0.06 * i
                 frame = (x + shift, y + shift)
                 ax.add_patch(Rectangle(frame, 3, 3, fill=False, edgecolor=OKABE_ITO[i], linewidth=1.6))
-        _bare(ax, f"3 × 3, stride {stride}, padding 1:  4 → {len(places)}")
+        bare(ax, f"3 × 3, stride {stride}, padding 1:  4 → {len(places)}")
         ax.set(xlim=(-0.2, 6.4), ylim=(6.4, -0.2), aspect="equal")
     ax = axes[2]
     for y in range(6):
         for x in range(6):
             kept = 0 < y < 5 and 0 < x < 5
-            ax.add_patch(Rectangle((x, y), 1, 1, facecolor="white", edgecolor="#888888", linewidth=0.6, linestyle="-" if kept else ":"))
+            ax.add_patch(
+                Rectangle(
+                    (x, y), 1, 1, facecolor="white", edgecolor="#888888", linewidth=0.6, linestyle="-" if kept else ":"
+                )
+            )
     for i, (y, x) in enumerate(((0, 0), (0, 2), (2, 0), (2, 2))):
         ax.add_patch(Rectangle((x, y), 3, 3, facecolor=OKABE_ITO[i], alpha=0.35, edgecolor=OKABE_ITO[i], linewidth=1.6))
     ax.add_patch(Rectangle((1, 1), 4, 4, fill=False, edgecolor="black", linewidth=2))
     ax.add_patch(Rectangle((1, 1), 3, 3, fill=False, edgecolor="black", linewidth=1.2, linestyle="--"))
     ax.set(xlim=(-0.2, 6.4), ylim=(6.4, -0.2), aspect="equal")
-    _bare(ax, "transposed, stride 2, padding 1:  2 → 4 (3)")
+    bare(ax, "transposed, stride 2, padding 1:  2 → 4 (3)")
     return figure
 
 
@@ -167,7 +168,13 @@ def matrices_figure(matrix: Tensor, nails: Tensor) -> Figure:
         return np.where(whole > 0, tints[np.maximum(whole, 1) - 1], "#FFFFFF")
 
     kernel = np.arange(1, 10).reshape(3, 3)
-    cells(figure.add_subplot(grid[0, :3]), matrix, "C: 4 × 4 → 2 × 2, a row for each output", colours=paint(matrix), zero="·")
+    cells(
+        figure.add_subplot(grid[0, :3]),
+        matrix,
+        "C: 4 × 4 → 2 × 2, a row for each output",
+        colours=paint(matrix),
+        zero="·",
+    )
     cells(figure.add_subplot(grid[:, 3]), matrix.T, "Cᵀ: 2 × 2 → 4 × 4", colours=paint(matrix.T), size=6.5, zero="·")
     cells(figure.add_subplot(grid[1, 0]), kernel, "the kernel's weights", colours=paint(kernel))
     cells(figure.add_subplot(grid[1, 1]), kernel[::-1, ::-1], "turned by 180°", colours=paint(kernel[::-1, ::-1]))
@@ -224,5 +231,5 @@ def overlap_figure(kernel: int, stride: int, padding: int, dilation: int) -> Fig
         image = right.imshow(found, cmap="viridis", vmin=0)
         seen = sorted({int(each) for each in found.unique()})
         figure.colorbar(image, ax=right, ticks=seen if len(seen) < 8 else None, shrink=0.85)
-    _bare(right, "2-D: inputs that reach each output")
+    bare(right, "2-D: inputs that reach each output")
     return figure

@@ -99,7 +99,13 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "ROB-11": lambda n: n["variation"] > 0.25,
     "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
     "ROB-13": lambda n: n["correlation"] > 0.6,
+    "LEC-08": lambda n: _all(n["matches"] == n["expected"], _above_zero(n, "peak")),
+    # what is left of a checkerboard is no peak when it lies below a tenth of what transposed convolutions draw
+    "LEC-09": lambda n: _above_zero(n, "nearest_below_tenth", "bilinear_below_tenth"),
+    "LEC-10": lambda n: n["matches"] == n["expected"] and n["same_parameters"] == 1,
+    "LEC-12": lambda n: n["ratio"] > 10,  # of a network that labels every pixel
     "LEC-14": lambda n: _above_zero(n, "gain"),
+    "LEC-16": lambda n: n["matches"] == n["expected"],
 }
 
 
