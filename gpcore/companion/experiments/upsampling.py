@@ -14,8 +14,8 @@ from gpcore.companion.cost import PeakMemory
 
 Upsampler = Callable[[str, int, int], nn.Module]  # method, channels in and out: a layer that doubles height and width
 METHODS = ("transposed, k = 3", "transposed, k = 4", "nearest + conv", "bilinear + conv")
-STEPS = (0, 5, 10, 25, 50, 100)
-SIDE = 64  # of the pictures that decoders learn
+STEPS = (0, 10, 25, 50, 100)
+SIDE = 48  # of the pictures that decoders learn
 
 
 def flat_share(out: Tensor, period: int = 2) -> float:
@@ -31,7 +31,8 @@ def spectrum(picture: Tensor) -> Tensor:
     x = picture.double() - picture.double().mean((-2, -1), keepdim=True)
     rows, columns = (torch.hann_window(side, periodic=False, dtype=torch.double) for side in x.shape[-2:])
     power = torch.fft.fft2(x * rows[:, None] * columns).abs().square().sum(0)
-    return power / power.sum()
+    whole: Tensor = power / power.sum()
+    return whole
 
 
 def comb_share(picture: Tensor, *, reach: int = 4) -> float:
@@ -94,7 +95,8 @@ def fit_rows(layer: Upsampler, targets: Tensor, *, rate: float = 1e-2) -> tuple[
     Returns rows of method, unit, step, error and `share` (per cent, `comb_share` less that of the target), and for each
     method the output at all STEPS, units x steps x 3 x H x W.
     """
-    rows, drawn = [], {}
+    rows, drawn, threads = [], {}, torch.get_num_threads()
+    torch.set_num_threads(1)  # more would cost tensors of this size more than they give
     own = [comb_share(target) for target in targets]
     for method in METHODS:
         shown = []
@@ -110,9 +112,10 @@ def fit_rows(layer: Upsampler, targets: Tensor, *, rate: float = 1e-2) -> tuple[
                     share = 100 * (comb_share(out.detach()) - own[unit])
                     rows.append((method, unit, step, float(loss.detach()), share))
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
         drawn[method] = torch.stack(shown).unflatten(0, (len(targets), len(STEPS)))
+    torch.set_num_threads(threads)
     return pd.DataFrame(rows, columns=["method", "unit", "step", "error", "share"]), drawn
 
 

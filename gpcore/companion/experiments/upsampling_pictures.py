@@ -26,8 +26,8 @@ SEVERAL = {
     "SHUTTLE": "405,0 399,30 397,60 387,80 383,110 381,190 368,208 353,222 358,232 374,229 375,242 367,260 371,270 "
     "386,255 412,253 425,252 427,281 450,282 453,267 458,262 464,235 456,215 454,55 446,36 438,50 435,70 434,20 427,0",
     "PERSON": "272,28 259,22 237,16 205,21 182,32 163,48 154,68 157,104 166,122 183,137 186,150 153,151 131,167 "
-    "119,189 113,204 90,227 65,246 44,282 26,342 20,386 25,478 39,511 274,511 279,445 292,411 295,395 332,359 363,350 352,286 "
-    "340,262 303,240 299,219 284,202 258,182 258,165 270,140 286,124 299,97 299,72 289,45",
+    "119,189 113,204 90,227 65,246 44,282 26,342 20,386 25,478 39,511 274,511 279,445 292,411 295,395 332,359 363,350 "
+    "352,286 340,262 303,240 299,219 284,202 258,182 258,165 270,140 286,124 299,97 299,72 289,45",
     "HELMET": "277,511 277,460 287,422 297,403 314,382 347,355 383,345 416,344 440,352 462,367 482,395 492,425 498,450 "
     "509,458 511,511",
 }
@@ -50,10 +50,10 @@ def _outline(axes: Axes, name: str, points: str, colour: str, *, boxed: bool) ->
     low, high = xy.min(0), xy.max(0)
     if boxed:
         axes.add_patch(Rectangle((low[0], low[1]), *(high - low), fill=False, edgecolor=colour, linewidth=1.6))
-        place = (low[0] + 6, low[1] + 6)
+        place = (low[0] + 6, low[1] + (60 if name == "FLAG" else 6))  # below the next one's
     else:
         axes.add_patch(Polygon(xy, facecolor=colour, alpha=0.62, edgecolor="white", linewidth=0.8))
-        place = (float(xy[:, 0].mean()), float(xy[:, 1].mean()))
+        place = ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2)
     where: dict[str, Any] = {"va": "top"} if boxed else {"ha": "center", "va": "center"}
     look = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
     axes.text(*place, name, color="white", fontsize=5.5, weight="bold", bbox=look, clip_on=True, **where)
@@ -65,7 +65,7 @@ def coin_instances(picture: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
 
     grey = picture.mean(0).numpy()
     seeds = np.where(grey < 30 / 255, 1, np.where(grey > 150 / 255, 2, 0))
-    coins = segmentation.watershed(filters.sobel(grey), seeds) == 2
+    coins = segmentation.watershed(filters.sobel(grey), seeds) == 2  # type: ignore[no-untyped-call]
     coins = ndimage.binary_opening(ndimage.binary_fill_holes(coins), iterations=3)
     found: np.ndarray[Any, np.dtype[np.int32]] = ndimage.label(coins)[0].astype(np.int32)
     return found
@@ -74,35 +74,33 @@ def coin_instances(picture: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
 def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
     """The decks' four tasks on whole photographs of one object and of several; below, classes of pixels against
     instances on a picture of coins."""
-    figure = plt.figure(figsize=(PAGE, 3.75), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.12, 1))
-    axes = above.subplots(1, 4)
-    names = ("classification", "classification + localization", "object detection", "segmentation")
+    figure = plt.figure(figsize=(PAGE * 0.9, 3.35), layout="constrained")
+    places = figure.add_gridspec(2, 4, height_ratios=(1.12, 1))
+    names = ("classification", "and localization", "object detection", "segmentation")
     colours = (OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[1], OKABE_ITO[2])
-    for i, (ax, title) in enumerate(zip(axes, names, strict=True)):
+    for i, title in enumerate(names):
+        ax = figure.add_subplot(places[0, i])
         _show(ax, cat if i < 2 else several, title)
+        ax.set_xlabel("one object" if i < 2 else "several objects", fontsize=7)
         for (name, points), colour in zip(SEVERAL.items() if i > 1 else (), colours, strict=False):
             _outline(ax, name, points, colour, boxed=i == 2)
-    label = {"color": "white", "fontsize": 8, "weight": "bold", "ha": "center", "va": "center"}
-    axes[0].text(190, 270, "CAT", bbox={"facecolor": OKABE_ITO[1], "edgecolor": "none", "pad": 2}, **label)
-    _outline(axes[1], "CAT", CAT, OKABE_ITO[1], boxed=True)
-    for ax in axes[:2]:
-        ax.set(xlim=(20, 320), ylim=(299.5, -0.5))  # the square of its head
-        ax.set_xlabel("one object", fontsize=7)
-    axes[1].set(xlim=(0, 400), ylim=(349, -51))
-    for ax in axes[2:]:
-        ax.set_xlabel("several objects", fontsize=7)
+        if i == 0:
+            look = {"facecolor": OKABE_ITO[1], "edgecolor": "none", "pad": 2}
+            middle: dict[str, Any] = {"ha": "center", "va": "center"}
+            ax.text(225, 265, "CAT", color="white", fontsize=8, weight="bold", bbox=look, **middle)
+        elif i == 1:
+            _outline(ax, "CAT", CAT, OKABE_ITO[1], boxed=True)
     found = coin_instances(coins)
-    images: list[Any] = [found > 0, found]
-    for ax, title, image in zip(
-        below.subplots(1, 3), ("photograph", "semantic", "instance"), (None, *images), strict=True
-    ):
-        _show(ax, coins, title + ("" if image is None else f" segmentation: {int(image.max())} label"))
-        if image is not None:
-            turns = np.random.default_rng(3).permutation(found.max())
-            palette = plt.get_cmap("gist_rainbow")(turns / found.max()) if image.max() > 1 else [OKABE_ITO[4]]
-            ax.imshow(np.ma.masked_equal(image, 0), cmap=ListedColormap(palette), alpha=0.65)
-            ax.set_title(ax.get_title() + ("s" if image.max() > 1 else ""))
+    turns = np.random.default_rng(3).permutation(found.max()) / found.max()
+    kinds: list[tuple[str, Any, Any]] = [
+        ("semantic: one class, coin", found > 0, [OKABE_ITO[4]]),
+        (f"instances: {found.max()} coins", found, plt.get_cmap("gist_rainbow")(turns)),
+    ]
+    for i, (title, image, palette) in enumerate(kinds):
+        ax = figure.add_subplot(places[1, 2 * i : 2 * i + 2])
+        _show(ax, coins, title)
+        ax.imshow(np.ma.masked_equal(image, 0), cmap=ListedColormap(palette), alpha=0.65)
+        ax.set_ylim(155, 5)  # the two upper rows
     return figure
 
 
@@ -121,12 +119,15 @@ def cells(axes: Axes, matrix: Any, title: str = "", *, colours: Any = None, size
 
 def arithmetic_figure() -> Figure:
     """3x3 over a 4x4 map with padding 1, stride 1 and 2; its stamps on the way back, and what padding cuts."""
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.75), width_ratios=(1, 1, 1), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.4), layout="constrained")
     for ax, stride in zip(axes, (1, 2), strict=False):
         for y in range(6):
             for x in range(6):
                 inside = 0 < y < 5 and 0 < x < 5
-                look = {"facecolor": PALE[0] if inside else "white", "linestyle": "-" if inside else ":"}
+                look: dict[str, Any] = {
+                    "facecolor": PALE[0] if inside else "white",
+                    "linestyle": "-" if inside else ":",
+                }
                 ax.add_patch(Rectangle((x, y), 1, 1, edgecolor="#888888", linewidth=0.6, **look))
         places = range(0, 4, stride)
         for i, (y, x) in enumerate((y, x) for y in places for x in places):
@@ -159,7 +160,7 @@ def arithmetic_figure() -> Figure:
 def matrices_figure(matrix: Tensor, nails: Tensor) -> Figure:
     """A convolution's matrix and its transpose, in each cell the number of the kernel's weight that stands there; and
     the map, spread by zeros, over which the turned kernel runs."""
-    figure = plt.figure(figsize=(PAGE, 4.3), layout="constrained")
+    figure = plt.figure(figsize=(PAGE, 4.1), layout="constrained")
     grid = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.15), height_ratios=(1, 1.25))
     tints = np.array([*PALE[:8], "#D8C9A8"])
 
@@ -180,7 +181,7 @@ def matrices_figure(matrix: Tensor, nails: Tensor) -> Figure:
     cells(figure.add_subplot(grid[1, 1]), kernel[::-1, ::-1], "turned by 180°", colours=paint(kernel[::-1, ::-1]))
     letters = np.where(nails.numpy() > 0, np.array(list("·abcd"))[nails.long().numpy()], "·")
     filled = np.where(nails.numpy() > 0, "#BBBBBB", "#FFFFFF")
-    cells(figure.add_subplot(grid[1, 2]), letters, "runs over the map, spread", colours=filled)
+    cells(figure.add_subplot(grid[1, 2]), letters, "runs over the spread-out map", colours=filled)
     return figure
 
 

@@ -10,12 +10,30 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 
 from gpcore import metrics
 from gpcore.companion.experiments.upsampling import METHODS, spectrum
 from gpcore.companion.experiments.upsampling_pictures import bare, cells
-from gpcore.companion.report.panels import OKABE_ITO, PAGE
+from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, grid
+from gpcore.companion.studies import Study
+
+
+def decoders_figure(study: Study, drawn: Mapping[str, Tensor], target: Tensor, steps: Sequence[int]) -> Figure:
+    """What the first decoder of each method draws at each step, each picture stretched to its own range; the target."""
+
+    def stretched(picture: Tensor) -> Tensor:
+        low, high = picture.quantile(torch.tensor([0.02, 0.98], dtype=picture.dtype))
+        return (picture - low) / (high - low)
+
+    rows = [[Panel("image", stretched(each)) for each in (*outputs[0], target)] for outputs in drawn.values()]
+    titles = (*(f"step {step}" for step in steps), "photograph")
+    rows[0] = [panel._replace(title=title) for panel, title in zip(rows[0], titles, strict=True)]
+    sides = [name.replace(" + ", "\n+ ").replace(", ", ",\n") for name in drawn]
+    figure = grid(rows, study, sides=sides)
+    figure.set_size_inches(0.8 * figure.get_size_inches())
+    return figure
 
 
 def checkerboard_figure(kernels: pd.DataFrame, fits: pd.DataFrame, drawn: Mapping[str, Tensor], step: int) -> Figure:
@@ -30,18 +48,26 @@ def checkerboard_figure(kernels: pd.DataFrame, fits: pd.DataFrame, drawn: Mappin
         left.errorbar(x, part["mean"], yerr=reach, fmt="osD^"[i], markersize=4, capsize=2, color=OKABE_ITO[i])
     left.set(xticks=range(len(kinds)), xticklabels=[kind.replace(" ", "\n", 1) for kind in kinds])
     left.set(title="one layer, a flat map", ylabel="energy in the checkerboard (%)", ylim=(-4, 100))
-    for i, (name, part) in enumerate(fits.groupby("method", sort=False)):
+    for i, (method, part) in enumerate(fits.groupby("method", sort=False)):
         found = [metrics.mean(torch.tensor(each["share"].to_numpy())) for _, each in part.groupby("step")]
-        x = np.arange(len(found))
-        middle.plot(x, [each.value for each in found], f"{'osD^'[i]}-", markersize=3.5, color=OKABE_ITO[i], label=name)
-        middle.fill_between(
-            x, [each.low for each in found], [each.high for each in found], alpha=0.2, color=OKABE_ITO[i]
+        steps = range(len(found))
+        middle.plot(
+            steps,
+            [each.value for each in found],
+            f"{'osD^'[i]}-",
+            markersize=3.5,
+            color=OKABE_ITO[i],
+            label=str(method),
         )
-    middle.set_xticks(x, sorted(fits["step"].unique()))
+        middle.fill_between(
+            steps, [each.low for each in found], [each.high for each in found], alpha=0.2, color=OKABE_ITO[i]
+        )
+    middle.set_xticks(steps, sorted(fits["step"].unique()))
     middle.set_yscale("symlog", linthresh=0.1, linscale=0.7)
+    middle.set_ylim(-0.15, 100)
     middle.set(yticks=[-0.1, 0, 0.1, 1, 10], yticklabels=["−0.1", "0", "0.1", "1", "10"])
     middle.axhline(0, color="black", linewidth=0.8)
-    middle.set(title="decoders while they learn", xlabel="step", ylabel="variance at pixel period 2 (%)")
+    middle.set(title="decoders while they learn", xlabel="step", ylabel="share of the variance, in excess (%)")
     place = sorted(fits["step"].unique()).index(step)
     for i, name in enumerate(names):
         power = torch.stack([spectrum(each[place]).sum(1) for each in drawn[name]]).mean(0)
@@ -56,10 +82,10 @@ def checkerboard_figure(kernels: pd.DataFrame, fits: pd.DataFrame, drawn: Mappin
 def fields_figure(maps: Sequence[Tensor], growth: pd.DataFrame) -> Figure:
     """Paths from each input to one output through dilated stacks, and how field and parameters grow with the layers
     (rows of stack, layer, field, parameters)."""
-    figure = plt.figure(figsize=(PAGE, 3.9), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15))
-    side = 17
-    for ax, paths, dilation in zip(above.subplots(1, 3), maps, (1, 2, 4), strict=True):
+    figure = plt.figure(figsize=(PAGE, 4.1), layout="constrained")
+    places, side = figure.add_gridspec(2, 6, height_ratios=(1, 1)), 17
+    for i, (paths, dilation) in enumerate(zip(maps, (1, 2, 4), strict=True)):
+        ax = figure.add_subplot(places[0, 2 * i : 2 * i + 2])
         middle = len(paths) // 2
         window = paths[middle - side // 2 : middle + side // 2 + 1, middle - side // 2 : middle + side // 2 + 1].numpy()
         norm = LogNorm(1, float(maps[-1].max()))
@@ -69,57 +95,58 @@ def fields_figure(maps: Sequence[Tensor], growth: pd.DataFrame) -> Figure:
         ax.tick_params(length=0)
         ax.grid(True, color="#BBBBBB", linewidth=0.4, alpha=1)
         ax.set_axisbelow(False)
+        ax.spines[:].set_visible(False)
         ax.plot(side / 2, side / 2, "o", color=OKABE_ITO[1], markersize=3)
         width = int((paths.sum(0) > 0).sum())
         ax.set_title(
             f"… then dilation {dilation}: {width} × {width}" if dilation > 1 else f"dilation 1: {width} × {width}"
         )
-    fields, weights = below.subplots(1, 2)
+    fields, weights = (figure.add_subplot(places[1, 3 * i : 3 * i + 3]) for i in range(2))
     for i, (name, part) in enumerate(growth.groupby("stack", sort=False)):
-        look = {"color": OKABE_ITO[i], "markersize": 4, "label": name}
+        look: dict[str, Any] = {"color": OKABE_ITO[i], "markersize": 7 - 2 * i, "label": name}
         fields.plot(part["layer"], part["field"], f"{'osD^'[i]}-", **look)
         weights.plot(part["layer"], part["parameters"], f"{'osD^'[i]}-", **look)
     fields.set_yscale("log", base=2)
     ticks = [3, 7, 15, 31, 67]
     fields.set_yticks(ticks, [str(tick) for tick in ticks])
-    fields.yaxis.set_minor_locator(plt.NullLocator())
+    fields.yaxis.set_minor_locator(NullLocator())
     fields.set(xlabel="layer", ylabel="side of the field (pixels)", title="field, measured by gradient")
-    weights.set(xlabel="layer", ylabel="weights so far", title="weights (one channel)", ylim=(0, None))
+    weights.set(xlabel="layer", ylabel="weights so far", title="weights: one line for all three", ylim=(0, None))
     fields.legend()
     return figure
 
 
-def windows_figure(strip: Tensor, scores: Tensor, work: pd.DataFrame, times: pd.DataFrame) -> Figure:
-    """A 1 x H x W strip of digits with the class of every window on top, and multiply-adds and milliseconds beside
-    each other (rows of network, way, multiply_adds; of task "network: way", milliseconds)."""
-    figure = plt.figure(figsize=(PAGE, 3.9), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    axes = above.subplots(2, 1)
-    axes[0].imshow(strip[0], cmap="gray_r")
-    axes[0].add_patch(Rectangle((-0.5, -0.5), 28, 28, fill=False, edgecolor=OKABE_ITO[1], linewidth=1.4))
-    bare(axes[0], "the strip, and one window")
+def windows_figure(page: Tensor, scores: Tensor, work: pd.DataFrame, times: pd.DataFrame) -> Figure:
+    """A 1 x H x W page of digits, 28 pixels each behind a border of 4, beside the class of every window; below,
+    multiply-adds and milliseconds (rows of task, multiply_adds and of task, milliseconds)."""
+    figure = plt.figure(figsize=(PAGE, 3.55), layout="constrained")
+    places = figure.add_gridspec(2, 2, height_ratios=(1.2, 1))
+    left, right = (figure.add_subplot(places[0, i]) for i in range(2))
+    left.imshow(page[0], cmap="gray_r")
+    for x in (4, 16):
+        left.add_patch(Rectangle((x - 0.5, 3.5), 28, 28, fill=False, edgecolor=OKABE_ITO[1], linewidth=1.2))
+    bare(left, "a page, and two of its windows")
+    left.set(xlim=(-0.5, page.shape[2] - 0.5), ylim=(page.shape[1] - 0.5, -0.5))
     sure, best = scores.softmax(0).max(0)
+    palette = np.array([plt.get_cmap("tab10")(i)[:3] for i in range(10)])
+    picture = 1 - (1 - palette[best.numpy()]) * (0.75 * sure.numpy()[..., None] ** 3)
     rows, columns = best.shape
-    palette = np.array(plt.get_cmap("tab10").colors)
-    picture = 1 - (1 - palette[best.numpy()]) * sure.numpy()[..., None] ** 2
-    left, top = 14 - 2, 14 - 2  # the middle of the first window, less half a step
-    axes[1].imshow(picture, extent=(left, left + 4 * columns, top + 4 * rows, top))
-    for y in range(rows):
-        for x in range(columns):
-            if sure[y, x] > 0.9:
-                place = (left + 4 * x + 2, top + 4 * y + 2.2)
-                axes[1].text(*place, str(int(best[y, x])), ha="center", va="center", fontsize=4.5, color="white")
-    bare(axes[1], "class at the middle of every window (pale: unsure), all from one pass")
-    axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
-    for ax, (table, column, label) in zip(
-        below.subplots(1, 2),
-        ((work, "multiply_adds", "multiply-adds"), (times, "milliseconds", "milliseconds, one machine")),
-        strict=True,
-    ):
-        values = table[column].to_numpy()
+    right.imshow(picture, extent=(12, 12 + 4 * columns, 12 + 4 * rows, 12))  # each window at its middle
+    for y in range(1, rows, 7):
+        for x in range(1, columns, 7):
+            text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold"}
+            right.text(14 + 4 * x, 14 + 4 * y, str(int(best[y, x])), **text)
+    bare(right, "class of every window, from one pass (pale: unsure)")
+    right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
+    both = ((work, "multiply_adds", "multiply-adds"), (times, "milliseconds", "milliseconds, one machine"))
+    for i, (table, column, label) in enumerate(both):
+        ax = figure.add_subplot(places[1, i])
         names = table["task"].tolist()
-        ax.barh(range(len(values)), values, color=[OKABE_ITO[0 if "window" in name else 2] for name in names])
-        ax.set(xscale="log", yticks=range(len(values)), yticklabels=names, xlabel=label)
+        ax.barh(names, table[column], color=[OKABE_ITO[0 if "window" in name else 2] for name in names], height=0.65)
+        ax.set(xscale="log", xlabel=label)
+        ax.xaxis.set_major_locator(LogLocator(10))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlim(10 ** np.floor(np.log10(table[column].min() * 0.9)), None)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
     return figure
@@ -138,7 +165,7 @@ def cost_figure(rows: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
 
 def boxes_figure(features: Tensor, rows: pd.DataFrame, marked: Sequence[float]) -> Figure:
     """The map with the shifted box, what RoIPool rounds it to, and the first cell of both over the shift."""
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.5), width_ratios=(1, 1, 1.5), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.45), width_ratios=(1, 1, 1.4), layout="constrained")
     for ax, shift, title in zip(axes, (0.25, 0.5), ("d = 0.25", "d = 0.5"), strict=False):
         cells(ax, features, f"{title}: box and bins", size=5, colours=np.full(features.shape, "#FFFFFF"))
         low = int(np.floor(1 + shift + 0.5))
@@ -163,6 +190,7 @@ def boxes_figure(features: Tensor, rows: pd.DataFrame, marked: Sequence[float]) 
     shown = rows[rows["d"].isin(marked)]
     ax.plot(shown["d"], shown["RoIPool"], "o", color=OKABE_ITO[1], markersize=4)
     ax.plot(shown["d"], shown["RoIAlign"], "o", color=OKABE_ITO[0], markersize=4)
+    ax.set_xticks(marked)
     ax.set(xlabel="shift d of the box (pixels)", ylabel="first of 2 × 2 bins", ylim=(10, 47))
     ax.legend(loc="upper left")
     return figure
