@@ -74,13 +74,14 @@ def coin_instances(picture: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
 def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
     """The decks' four tasks on whole photographs of one object and of several; below, classes of pixels against
     instances on a picture of coins."""
-    figure = plt.figure(figsize=(PAGE * 0.9, 3.35), layout="constrained")
+    figure = plt.figure(figsize=(PAGE * 0.8, 3.05), layout="constrained")
     places = figure.add_gridspec(2, 4, height_ratios=(1.12, 1))
-    names = ("classification", "and localization", "object detection", "segmentation")
+    names = ("classification", "… + localization", "object detection", "segmentation")
     colours = (OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[1], OKABE_ITO[2])
     for i, title in enumerate(names):
         ax = figure.add_subplot(places[0, i])
         _show(ax, cat if i < 2 else several, title)
+        ax.set_anchor("N")
         ax.set_xlabel("one object" if i < 2 else "several objects", fontsize=7)
         for (name, points), colour in zip(SEVERAL.items() if i > 1 else (), colours, strict=False):
             _outline(ax, name, points, colour, boxed=i == 2)
@@ -93,8 +94,8 @@ def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
     found = coin_instances(coins)
     turns = np.random.default_rng(3).permutation(found.max()) / found.max()
     kinds: list[tuple[str, Any, Any]] = [
-        ("semantic: one class, coin", found > 0, [OKABE_ITO[4]]),
-        (f"instances: {found.max()} coins", found, plt.get_cmap("gist_rainbow")(turns)),
+        ("semantic: one label, coin", found > 0, [OKABE_ITO[4]]),
+        ("instances: every coin a label of its own", found, plt.get_cmap("gist_rainbow")(turns)),
     ]
     for i, (title, image, palette) in enumerate(kinds):
         ax = figure.add_subplot(places[1, 2 * i : 2 * i + 2])

@@ -32,7 +32,7 @@ def decoders_figure(study: Study, drawn: Mapping[str, Tensor], target: Tensor, s
     rows[0] = [panel._replace(title=title) for panel, title in zip(rows[0], titles, strict=True)]
     sides = [name.replace(" + ", "\n+ ").replace(", ", ",\n") for name in drawn]
     figure = grid(rows, study, sides=sides)
-    figure.set_size_inches(0.8 * figure.get_size_inches())
+    figure.set_size_inches(*(0.72 * figure.get_size_inches()))
     return figure
 
 
@@ -64,7 +64,7 @@ def checkerboard_figure(kernels: pd.DataFrame, fits: pd.DataFrame, drawn: Mappin
         )
     middle.set_xticks(steps, sorted(fits["step"].unique()))
     middle.set_yscale("symlog", linthresh=0.1, linscale=0.7)
-    middle.set_ylim(-0.15, 100)
+    middle.set_ylim(-0.4, 100)
     middle.set(yticks=[-0.1, 0, 0.1, 1, 10], yticklabels=["−0.1", "0", "0.1", "1", "10"])
     middle.axhline(0, color="black", linewidth=0.8)
     middle.set(title="decoders while they learn", xlabel="step", ylabel="share of the variance, in excess (%)")
@@ -119,9 +119,9 @@ def fields_figure(maps: Sequence[Tensor], growth: pd.DataFrame) -> Figure:
 def windows_figure(page: Tensor, scores: Tensor, work: pd.DataFrame, times: pd.DataFrame) -> Figure:
     """A 1 x H x W page of digits, 28 pixels each behind a border of 4, beside the class of every window; below,
     multiply-adds and milliseconds (rows of task, multiply_adds and of task, milliseconds)."""
-    figure = plt.figure(figsize=(PAGE, 3.55), layout="constrained")
-    places = figure.add_gridspec(2, 2, height_ratios=(1.2, 1))
-    left, right = (figure.add_subplot(places[0, i]) for i in range(2))
+    figure = plt.figure(figsize=(PAGE, 3.75), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1))  # type: ignore[misc]
+    left, right = above.subplots(1, 2)
     left.imshow(page[0], cmap="gray_r")
     for x in (4, 16):
         left.add_patch(Rectangle((x - 0.5, 3.5), 28, 28, fill=False, edgecolor=OKABE_ITO[1], linewidth=1.2))
@@ -136,19 +136,18 @@ def windows_figure(page: Tensor, scores: Tensor, work: pd.DataFrame, times: pd.D
         for x in range(1, columns, 7):
             text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold"}
             right.text(14 + 4 * x, 14 + 4 * y, str(int(best[y, x])), **text)
-    bare(right, "class of every window, from one pass (pale: unsure)")
+    bare(right, "class of every window, in one pass (pale: unsure)")
     right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
     both = ((work, "multiply_adds", "multiply-adds"), (times, "milliseconds", "milliseconds, one machine"))
-    for i, (table, column, label) in enumerate(both):
-        ax = figure.add_subplot(places[1, i])
+    for ax, (table, column, label) in zip(below.subplots(1, 2, sharey=True), both, strict=True):
         names = table["task"].tolist()
         ax.barh(names, table[column], color=[OKABE_ITO[0 if "window" in name else 2] for name in names], height=0.65)
         ax.set(xscale="log", xlabel=label)
         ax.xaxis.set_major_locator(LogLocator(10))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlim(10 ** np.floor(np.log10(table[column].min() * 0.9)), None)
-        ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
+    ax.invert_yaxis()
     return figure
 
 
@@ -165,7 +164,7 @@ def cost_figure(rows: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
 
 def boxes_figure(features: Tensor, rows: pd.DataFrame, marked: Sequence[float]) -> Figure:
     """The map with the shifted box, what RoIPool rounds it to, and the first cell of both over the shift."""
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.45), width_ratios=(1, 1, 1.4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.6), width_ratios=(1, 1, 1.4), layout="constrained")
     for ax, shift, title in zip(axes, (0.25, 0.5), ("d = 0.25", "d = 0.5"), strict=False):
         cells(ax, features, f"{title}: box and bins", size=5, colours=np.full(features.shape, "#FFFFFF"))
         low = int(np.floor(1 + shift + 0.5))
@@ -191,6 +190,6 @@ def boxes_figure(features: Tensor, rows: pd.DataFrame, marked: Sequence[float]) 
     ax.plot(shown["d"], shown["RoIPool"], "o", color=OKABE_ITO[1], markersize=4)
     ax.plot(shown["d"], shown["RoIAlign"], "o", color=OKABE_ITO[0], markersize=4)
     ax.set_xticks(marked)
-    ax.set(xlabel="shift d of the box (pixels)", ylabel="first of 2 × 2 bins", ylim=(10, 47))
+    ax.set(xlabel="shift d of the box (pixels)", ylabel="first of 2 × 2 bins", ylim=(10, 47), title="the first bin")
     ax.legend(loc="upper left")
     return figure
