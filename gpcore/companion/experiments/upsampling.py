@@ -1,6 +1,7 @@
 """What upsampling leaves behind, fields of dilated stacks, RoI pooling, and the cost of windows (notebook 40)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from time import process_time
 from timeit import timeit
 
 import pandas as pd
@@ -29,7 +30,7 @@ def flat_share(out: Tensor, period: int = 2) -> float:
 def spectrum(picture: Tensor) -> Tensor:
     """H x W power of C x H x W under a Hann window, summed over channels, frequency 0 in the corner; sums to 1."""
     x = picture.double() - picture.double().mean((-2, -1), keepdim=True)
-    rows, columns = (torch.hann_window(side, periodic=False, dtype=torch.double) for side in x.shape[-2:])
+    rows, columns = (torch.hann_window(side, dtype=torch.double) for side in x.shape[-2:])
     power = torch.fft.fft2(x * rows[:, None] * columns).abs().square().sum(0)
     whole: Tensor = power / power.sum()
     return whole
@@ -193,8 +194,14 @@ def training_cost(networks: Mapping[str, nn.Module], images: Tensor) -> pd.DataF
 
 
 def milliseconds(tasks: Mapping[str, Callable[[], object]], *, repeats: int = 5) -> pd.DataFrame:
-    """Medians over rounds in which every task has its turn; torch's current threads."""
-    rounds = [{name: 1000 * timeit(task, number=1) for name, task in tasks.items()} for _ in range(repeats + 1)]
+    """Processor time on one thread: medians over rounds in which every task has its turn."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rounds = [
+        {name: 1000 * timeit(task, timer=process_time, number=1) for name, task in tasks.items()}
+        for _ in range(repeats + 1)
+    ]
+    torch.set_num_threads(threads)
     median = pd.DataFrame(rounds[1:]).median()  # the first round warms up
     return median.rename_axis("task").rename("milliseconds").reset_index()
 

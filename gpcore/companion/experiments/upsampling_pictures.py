@@ -34,7 +34,7 @@ SEVERAL = {
 
 
 def _show(axes: Axes, picture: Tensor, title: str = "") -> None:
-    axes.imshow(picture.permute(1, 2, 0).clamp(0, 1))
+    axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
     bare(axes, title)
 
 
@@ -51,12 +51,13 @@ def _outline(axes: Axes, name: str, points: str, colour: str, *, boxed: bool) ->
     if boxed:
         axes.add_patch(Rectangle((low[0], low[1]), *(high - low), fill=False, edgecolor=colour, linewidth=1.6))
         place = (low[0] + 6, low[1] + (60 if name == "FLAG" else 6))  # below the next one's
+        place = (min(place[0], 330), place[1])  # within the picture
     else:
         axes.add_patch(Polygon(xy, facecolor=colour, alpha=0.62, edgecolor="white", linewidth=0.8))
         place = ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2)
     where: dict[str, Any] = {"va": "top"} if boxed else {"ha": "center", "va": "center"}
     look = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
-    axes.text(*place, name, color="white", fontsize=5.5, weight="bold", bbox=look, clip_on=True, **where)
+    axes.text(*place, name, color="white", fontsize=5, weight="bold", bbox=look, clip_on=True, **where)
 
 
 def coin_instances(picture: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -74,7 +75,7 @@ def coin_instances(picture: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
 def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
     """The decks' four tasks on whole photographs of one object and of several; below, classes of pixels against
     instances on a picture of coins."""
-    figure = plt.figure(figsize=(PAGE * 0.8, 3.05), layout="constrained")
+    figure = plt.figure(figsize=(PAGE * 0.74, 2.85), layout="constrained")
     places = figure.add_gridspec(2, 4, height_ratios=(1.12, 1))
     names = ("classification", "… + localization", "object detection", "segmentation")
     colours = (OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[1], OKABE_ITO[2])
@@ -82,7 +83,7 @@ def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
         ax = figure.add_subplot(places[0, i])
         _show(ax, cat if i < 2 else several, title)
         ax.set_anchor("N")
-        ax.set_xlabel("one object" if i < 2 else "several objects", fontsize=7)
+        ax.set_xlabel("one object" if i < 2 else "several objects", fontsize=7, labelpad=2)
         for (name, points), colour in zip(SEVERAL.items() if i > 1 else (), colours, strict=False):
             _outline(ax, name, points, colour, boxed=i == 2)
         if i == 0:
@@ -230,7 +231,7 @@ def overlap_figure(kernel: int, stride: int, padding: int, dilation: int) -> Fig
     left.grid(False)
     if size > 0:
         found = counts(kernel, stride, padding, dilation, dims=2)
-        image = right.imshow(found, cmap="viridis", vmin=0)
+        image = right.imshow(found.numpy(), cmap="viridis", vmin=0)
         seen = sorted({int(each) for each in found.unique()})
         figure.colorbar(image, ax=right, ticks=seen if len(seen) < 8 else None, shrink=0.85)
     bare(right, "2-D: inputs that reach each output")

@@ -25,14 +25,15 @@ def decoders_figure(study: Study, drawn: Mapping[str, Tensor], target: Tensor, s
 
     def stretched(picture: Tensor) -> Tensor:
         low, high = picture.quantile(torch.tensor([0.02, 0.98], dtype=picture.dtype))
-        return (picture - low) / (high - low)
+        inside: Tensor = (picture - low) / (high - low)
+        return inside
 
     rows = [[Panel("image", stretched(each)) for each in (*outputs[0], target)] for outputs in drawn.values()]
     titles = (*(f"step {step}" for step in steps), "photograph")
     rows[0] = [panel._replace(title=title) for panel, title in zip(rows[0], titles, strict=True)]
     sides = [name.replace(" + ", "\n+ ").replace(", ", ",\n") for name in drawn]
     figure = grid(rows, study, sides=sides)
-    figure.set_size_inches(*(0.72 * figure.get_size_inches()))
+    figure.set_size_inches(*(0.66 * figure.get_size_inches()))
     return figure
 
 
@@ -122,7 +123,7 @@ def windows_figure(page: Tensor, scores: Tensor, work: pd.DataFrame, times: pd.D
     figure = plt.figure(figsize=(PAGE, 3.75), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1))  # type: ignore[misc]
     left, right = above.subplots(1, 2)
-    left.imshow(page[0], cmap="gray_r")
+    left.imshow(page[0].numpy(), cmap="gray_r")
     for x in (4, 16):
         left.add_patch(Rectangle((x - 0.5, 3.5), 28, 28, fill=False, edgecolor=OKABE_ITO[1], linewidth=1.2))
     bare(left, "a page, and two of its windows")
@@ -138,7 +139,7 @@ def windows_figure(page: Tensor, scores: Tensor, work: pd.DataFrame, times: pd.D
             right.text(14 + 4 * x, 14 + 4 * y, str(int(best[y, x])), **text)
     bare(right, "class of every window, in one pass (pale: unsure)")
     right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
-    both = ((work, "multiply_adds", "multiply-adds"), (times, "milliseconds", "milliseconds, one machine"))
+    both = ((work, "multiply_adds", "multiply-adds"), (times, "milliseconds", "milliseconds of one core, one machine"))
     for ax, (table, column, label) in zip(below.subplots(1, 2, sharey=True), both, strict=True):
         names = table["task"].tolist()
         ax.barh(names, table[column], color=[OKABE_ITO[0 if "window" in name else 2] for name in names], height=0.65)
@@ -166,7 +167,7 @@ def boxes_figure(features: Tensor, rows: pd.DataFrame, marked: Sequence[float]) 
     """The map with the shifted box, what RoIPool rounds it to, and the first cell of both over the shift."""
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.6), width_ratios=(1, 1, 1.4), layout="constrained")
     for ax, shift, title in zip(axes, (0.25, 0.5), ("d = 0.25", "d = 0.5"), strict=False):
-        cells(ax, features, f"{title}: box and bins", size=5, colours=np.full(features.shape, "#FFFFFF"))
+        cells(ax, features.numpy(), f"{title}: box and bins", size=5, colours=np.full(features.shape, "#FFFFFF"))
         low = int(np.floor(1 + shift + 0.5))
         size = int(np.floor(5 + shift + 0.5)) - low + 1
         look: dict[str, Any] = {"fill": False, "zorder": 3}
@@ -190,6 +191,8 @@ def boxes_figure(features: Tensor, rows: pd.DataFrame, marked: Sequence[float]) 
     ax.plot(shown["d"], shown["RoIPool"], "o", color=OKABE_ITO[1], markersize=4)
     ax.plot(shown["d"], shown["RoIAlign"], "o", color=OKABE_ITO[0], markersize=4)
     ax.set_xticks(marked)
-    ax.set(xlabel="shift d of the box (pixels)", ylabel="first of 2 × 2 bins", ylim=(10, 47), title="the first bin")
+    ax.set(
+        xlabel="shift d of the box (pixels)", ylabel="first of 2 × 2 bins", ylim=(10, 47), title="both over the shift"
+    )
     ax.legend(loc="upper left")
     return figure
