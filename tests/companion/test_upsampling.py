@@ -51,8 +51,8 @@ def test_comb_share_is_that_of_the_added_board():
     assert upsampling.comb_share(checks().expand(3, 48, 48)) == pytest.approx(1, abs=1e-6)
     noise = torch.randn(3, 48, 48)
     assert abs(upsampling.comb_share(noise)) < 0.02
-    # a board of amplitude 1/2 on noise of variance 1: a quarter in five quarters
-    assert upsampling.comb_share(noise + checks() / 2) == pytest.approx(0.2, abs=0.03)
+    # a board of amplitude 1 on noise of variance 1: half of the sum
+    assert upsampling.comb_share(noise + checks()) == pytest.approx(0.5, abs=0.05)
     stripes = (-1.0) ** torch.arange(48).expand(3, 48, 48)
     assert upsampling.comb_share(stripes) == pytest.approx(1, abs=1e-6)
     assert upsampling.comb_share(noise.unfold(1, 2, 1).mean(-1)[:, :46, :46]) < 0.01  # rows averaged by twos: a hole
