@@ -50,7 +50,7 @@ def _outline(axes: Axes, name: str, points: str, colour: str, *, boxed: bool) ->
     low, high = xy.min(0), xy.max(0)
     if boxed:
         axes.add_patch(Rectangle((low[0], low[1]), *(high - low), fill=False, edgecolor=colour, linewidth=1.6))
-        place = (low[0] + 6, low[1] + (60 if name == "FLAG" else 6))  # below the next one's
+        place = (low[0] + 6, low[1] + (90 if name == "FLAG" else 6))  # below the next one's
         place = (min(place[0], 330), place[1])  # within the picture
     else:
         axes.add_patch(Polygon(xy, facecolor=colour, alpha=0.62, edgecolor="white", linewidth=0.8))

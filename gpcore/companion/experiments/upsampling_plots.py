@@ -14,32 +14,34 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 
 from gpcore import metrics
-from gpcore.companion.experiments.upsampling import METHODS, spectrum
+from gpcore.companion.experiments.upsampling import METHODS, STEPS, spectrum
 from gpcore.companion.experiments.upsampling_pictures import bare, cells
 from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, grid
 from gpcore.companion.studies import Study
 
 
 def decoders_figure(study: Study, drawn: Mapping[str, Tensor], target: Tensor, steps: Sequence[int]) -> Figure:
-    """What the first decoder of each method draws at each step, each picture stretched to its own range; the target."""
+    """What the first decoder of each method draws at some of STEPS, each picture stretched to its own range; the target
+    at the end."""
+    places = [STEPS.index(step) for step in steps]
 
     def stretched(picture: Tensor) -> Tensor:
         low, high = picture.quantile(torch.tensor([0.02, 0.98], dtype=picture.dtype))
         inside: Tensor = (picture - low) / (high - low)
         return inside
 
-    rows = [[Panel("image", stretched(each)) for each in (*outputs[0], target)] for outputs in drawn.values()]
+    rows = [[Panel("image", stretched(each)) for each in (*outputs[0, places], target)] for outputs in drawn.values()]
     titles = (*(f"step {step}" for step in steps), "photograph")
     rows[0] = [panel._replace(title=title) for panel, title in zip(rows[0], titles, strict=True)]
     sides = [name.replace(" + ", "\n+ ").replace(", ", ",\n") for name in drawn]
     figure = grid(rows, study, sides=sides)
-    figure.set_size_inches(*(0.66 * figure.get_size_inches()))
+    figure.set_size_inches(*(0.7 * figure.get_size_inches()))
     return figure
 
 
 def checkerboard_figure(kernels: pd.DataFrame, fits: pd.DataFrame, drawn: Mapping[str, Tensor], step: int) -> Figure:
     """Left: what kernels make of a flat map (rows of method, kernels, mean, low, high). Middle: decoders' share over
-    their steps, with intervals over units. Right: their mean spectrum along rows at one step."""
+    their steps, with intervals over units. Right: their mean spectrum over vertical frequency at one step."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.75), layout="constrained")
     names, kinds = list(METHODS), list(kernels["kernels"].unique())
     for i, name in enumerate(names):
@@ -74,7 +76,7 @@ def checkerboard_figure(kernels: pd.DataFrame, fits: pd.DataFrame, drawn: Mappin
         power = torch.stack([spectrum(each[place]).sum(1) for each in drawn[name]]).mean(0)
         half = power[: len(power) // 2 + 1]
         right.plot(np.linspace(0, 0.5, len(half)), 10 * half.log10(), color=OKABE_ITO[i], linewidth=1.1)
-    right.set(title=f"their spectra after {step} steps", xlabel="cycles per pixel", ylabel="power (dB)")
+    right.set(title=f"their spectra after {step} steps", xlabel="vertical cycles per pixel", ylabel="power (dB)")
     right.set_xticks([0, 0.25, 0.5], ["0", "1/4", "1/2"])
     figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
