@@ -75,7 +75,7 @@ def coin_instances(picture: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
 def tasks_figure(cat: Tensor, several: Tensor, coins: Tensor) -> Figure:
     """The decks' four tasks on whole photographs of one object and of several; below, classes of pixels against
     instances on a picture of coins."""
-    figure = plt.figure(figsize=(PAGE * 0.74, 2.85), layout="constrained")
+    figure = plt.figure(figsize=(PAGE * 0.72, 2.8), layout="constrained")
     places = figure.add_gridspec(2, 4, height_ratios=(1.12, 1))
     names = ("classification", "… + localization", "object detection", "segmentation")
     colours = (OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[1], OKABE_ITO[2])

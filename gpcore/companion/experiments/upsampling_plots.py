@@ -35,7 +35,7 @@ def decoders_figure(study: Study, drawn: Mapping[str, Tensor], target: Tensor, s
     rows[0] = [panel._replace(title=title) for panel, title in zip(rows[0], titles, strict=True)]
     sides = [name.replace(" + ", "\n+ ").replace(", ", ",\n") for name in drawn]
     figure = grid(rows, study, sides=sides)
-    figure.set_size_inches(*(0.7 * figure.get_size_inches()))
+    figure.set_size_inches(*(0.62 * figure.get_size_inches()))
     return figure
 
 
