@@ -100,6 +100,7 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
     "ROB-13": lambda n: n["correlation"] > 0.6,
     "LEC-14": lambda n: _above_zero(n, "gain"),
+    "LEC-17": lambda n: _above_zero(n, "smoother", "recognised"),
 }
 
 
