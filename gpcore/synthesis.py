@@ -152,7 +152,7 @@ def class_images(
     bounds: Bounds = (0.0, 1.0),
     seed: int | torch.Generator = 0,
 ) -> Tensor:
-    """Images that raise S_c(I) - l2 ||I||^2, S_c the logit of each one's class, I counted from `grey`: its start, zeros.
+    """Images that raise S_c(I) - l2 ||I||^2, S_c each one's class's logit, I counted from `grey`, where they begin.
 
     With a module `at`, c is a channel of what that returns, and S_c the sum over its places. Each step has the length
     `step_size`, as root mean square over an image's values, less and less of it towards the end; then the image is
