@@ -244,6 +244,12 @@ CASES = {
         "gain -0.1 [-0.2, -0.01]": "fails",
     },
     "LEC-16": {"matches 20; expected 20": "holds", "matches 19; expected 20": "fails"},
+    "LEC-17": {
+        "smoother 0.3 [0.2, 0.4]; recognised 0.2 [0.1, 0.3]": "holds",
+        "smoother 0.3 [0.2, 0.4]; recognised 0.1 [-0.1, 0.3]": "undecided",
+        "smoother 0.3 [0.2, 0.4]; recognised -0.2 [-0.3, -0.1]": "fails",
+        "smoother -0.3 [-0.4, -0.2]; recognised 0.2 [0.1, 0.3]": "fails",
+    },
     "GP-30": {
         "classification 3 [1, 5]; segmentation 6": "holds",
         "classification 3 [1, 5]; segmentation 4": "undecided",

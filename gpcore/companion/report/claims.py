@@ -106,6 +106,7 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "LEC-12": lambda n: n["ratio"] > 10,  # of a network that labels every pixel
     "LEC-14": lambda n: _above_zero(n, "gain"),
     "LEC-16": lambda n: n["matches"] == n["expected"],
+    "LEC-17": lambda n: _above_zero(n, "smoother", "recognised"),
 }
 
 
