@@ -100,6 +100,11 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
     "ROB-13": lambda n: n["correlation"] > 0.6,
     "LEC-14": lambda n: _above_zero(n, "gain"),
+    "LEC-19": lambda n: _all(
+        *(_sign(n[f"code_{at}"].low - 0.3, n[f"code_{at}"].high - 0.3) for at in ("tsne", "itself")),
+        _above_zero(n, "over_pixels_tsne", "over_pixels_itself"),
+    ),
+    "LEC-20": lambda n: _above_zero(n, *n),
 }
 
 
