@@ -1,5 +1,6 @@
 """Notebook 42: codes of pictures, that is activations of one layer; maps of them, and what can be read from them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -23,8 +24,11 @@ def codes(network: nn.Module, pictures: Tensor, layers: Sequence[str]) -> dict[s
 
 
 def tsne(points: Tensor, seed: int = 0) -> Tensor:
-    """N x 2 places of N x D points by t-SNE as scikit-learn sets it: perplexity 30, begun from two main components."""
-    return torch.from_numpy(TSNE(random_state=seed, init="pca").fit_transform(points.numpy()))
+    """N x 2 places of N x D points by t-SNE as scikit-learn sets it: perplexity 30, begun from two main components.
+
+    Half its usual steps: more of them pull the same groups a little further apart.
+    """
+    return torch.from_numpy(TSNE(max_iter=500, random_state=seed, init="pca").fit_transform(points.numpy()))
 
 
 def silhouettes(points: Tensor, classes: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ def probe_rows(
 def steps(hits: Mapping[str, Tensor]) -> dict[str, metrics.Interval]:
     """By how many points each layer's probe is above that of the layer before it, on the same pictures."""
     names = list(hits)
-    pairs = zip(names, names[1:], strict=False)
+    pairs = itertools.pairwise(names)
     return {f"{b}_over_{a}": metrics.mean(100 * (hits[b] - hits[a])) for a, b in pairs}
 
 

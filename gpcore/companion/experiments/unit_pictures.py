@@ -1,14 +1,17 @@
 """Notebook 42 drawn: filters, patches with the guided maps beside them, receptive fields, codes as pictures."""
 
+import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
@@ -16,17 +19,15 @@ from gpcore.companion.experiments.what_units_see import (
     Field,
     Strongest,
     Upto,
-    at_places,
     best_patches,
     frames,
-    guided_patches,
+    guided,
     patches,
     receptive_field,
     visible,
 )
 from gpcore.companion.report.explorer import Explorer
 from gpcore.companion.report.panels import OKABE_ITO, PAGE, credited
-from gpcore.saliency import attribute
 
 DIGITS = (*OKABE_ITO[:6], "#AA8800", "#000000", "#882255", "#777777")  # a colour for each of ten classes
 
@@ -40,12 +41,19 @@ def mosaic(pictures: Tensor, columns: int, gap: int = 1, ground: float = 1.0) ->
     return torch.cat(rows, 1)[:, : -gap or None, : -gap or None]
 
 
+def magnified(pictures: Tensor, least: int = 48) -> Tensor:
+    """N x C x h x w pictures with every pixel so many times that they are `least` wide."""
+    times = -(-least // pictures.shape[-1])
+    return pictures.repeat_interleave(times, 2).repeat_interleave(times, 3)
+
+
 def filters(weights: Tensor, columns: int) -> Tensor:
     """The filters N x C x k x k as one picture, each on its own scale around grey; black where its norm is nothing."""
     weights = weights.detach()
     norms, scale = weights.flatten(1).norm(dim=1), weights.abs().flatten(1).amax(1).view(-1, 1, 1, 1)
     dead = (norms < norms.median() / 1000).view(-1, 1, 1, 1)
-    return mosaic((0.5 + weights / scale / 2).masked_fill(dead, 0), columns)
+    shown = magnified((0.5 + weights / scale / 2).masked_fill(dead, 0), 24)
+    return mosaic(shown, columns, 4)
 
 
 def planes(weights: Tensor, units: int, inputs: int) -> Tensor:
@@ -106,14 +114,14 @@ def ladder(
     """A row for each layer: for each chosen unit the patches that excite it most, and their guided maps beside them."""
     rows, titles, sides = [], [], []
     for at, units in chosen.items():
-        field = receptive_field(Upto(network, at).layers())
-        cells = []
+        part, cells = Upto(network, at), []
+        field = receptive_field(part.layers())
         for unit in units:
             best = found[at].values[:, unit].topk(count).indices
             places = found[at].places[best, unit]
-            maps = visible(guided_patches(network, at, unit, images[best], places))
-            gap = max(1, field.size // 16)
-            cells += [mosaic(each, 2, gap) for each in (patches(images[best], field, places), maps)]
+            maps = visible(patches(guided(part, unit, images[best], places), field, places, 0.0))
+            enlarged = (magnified(each) for each in (patches(images[best], field, places), maps))
+            cells += [mosaic(each, 2, each.shape[-1] // 16) for each in enlarged]
         rows.append(cells)
         titles.append([f"unit {unit}" if not i else "guided" for unit in units for i in (0, 1)])
         sides.append(f"{at}\n{field.size} × {field.size}")
@@ -129,10 +137,7 @@ def top_regions(
     for unit in units:
         best = found.values[:, unit].topk(count).indices
         places = found.places[best, unit]
-        maps = [
-            attribute(part, images[i : i + 1], at_places(unit, p[None]), rule="guided")
-            for i, p in zip(best, places, strict=True)
-        ]
+        maps = guided(part, unit, images[best], places)
         rows.append([each for i, m in zip(best, maps, strict=True) for each in (images[i], visible(m)[0])])
         drawn.append(list(zip(frames(field, places), found.values[best, unit].tolist(), strict=True)))
     figure = pictures(rows, sides=[f"unit {unit}" for unit in units])
@@ -171,16 +176,16 @@ def on_white(inks: Tensor) -> Tensor:
     return 1 - inks[:, 3:] * (1 - inks[:, :3])
 
 
-def remains(rows: pd.DataFrame, x: str, y: str, marked: Sequence[int]) -> Figure:
+def remains(rows: pd.DataFrame, x: str, y: str, marked: Sequence[int], named: Sequence[int]) -> Figure:
     """A point for each unit: what remains of its activation, in per cent, under one change and under another."""
     figure, axes = plt.subplots(figsize=(PAGE * 0.55, 2.9), layout="constrained")
     axes.plot(rows[x], rows[y], ".", markersize=4, alpha=0.6, label="the other units")
     picked = rows[rows["unit"].isin(marked)]
     axes.plot(picked[x], picked[y], "o", color=OKABE_ITO[1], markersize=5, label="those with the reddest patches")
-    for unit, *where in picked[["unit", x, y]].itertuples(index=False):
-        axes.annotate(f"{unit}", tuple(where), (4, 3), textcoords="offset points", fontsize=7)
+    for unit, *where in picked[picked["unit"].isin(named)][["unit", x, y]].itertuples(index=False):
+        axes.annotate(f"{unit}", tuple(where), (5, 3), textcoords="offset points", fontsize=7)
     axes.set(xlabel=f"what remains, {x} (%)", ylabel=f"what remains, {y} (%)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, columnspacing=1)
     return figure
 
 
@@ -198,8 +203,9 @@ def browse(
         with torch.no_grad():
             h = part(stack[which : which + 1])[0, unit]
         warm = plt.get_cmap("viridis")((h / h.max().clamp(min=1e-6)).numpy())[..., :3]
-        maps = attribute(part, stack[which : which + 1], at_places(unit, spot[None]), rule="guided")
-        best = mosaic(best_patches(stack, field, found[layer], unit, 6), 2, max(1, field.size // 16))
+        maps = guided(part, unit, stack[which : which + 1], spot[None])
+        six = magnified(best_patches(stack, field, found[layer], unit, 6))
+        best = mosaic(six, 2, six.shape[-1] // 16)
         shown = [stack[which], torch.from_numpy(warm).permute(2, 0, 1), visible(maps)[0], best]
         titles = [photograph, f"{layer}, unit {unit}: 0 to {h.max():.1f}", "guided map", "best patches of all"]
         figure = pictures([shown], [titles])
@@ -209,3 +215,16 @@ def browse(
     most = max(each.values.shape[1] for each in found.values())
     photograph, layer, unit = start
     return Explorer(draw, photograph=(names, photograph), layer=(list(found), layer), unit=(range(most), unit))
+
+
+def light(figure: Figure, colours: int = 0) -> display.Image:
+    """The figure for a notebook at a fraction of its size: as JPEG, or as PNG of some `colours`, 256 at the most."""
+    full, stream = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, dpi=100)
+    plt.close(figure)
+    with Image.open(full).convert("RGB") as picture:
+        if colours:
+            picture.quantize(colours, dither=Image.Dither.NONE).save(stream, "png", optimize=True)
+        else:
+            picture.save(stream, "jpeg", quality=85, optimize=True)
+    return display.Image(stream.getvalue(), format="png" if colours else "jpeg")

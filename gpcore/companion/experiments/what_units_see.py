@@ -7,11 +7,12 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, pad
 
 from gpcore.companion.measure import extract
 from gpcore.networks.vgg import Trunk
-from gpcore.saliency import Read, attribute
+from gpcore.saliency import attribute
+from gpcore.saliency import unit as unit_at
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
 
@@ -126,36 +127,26 @@ def frames(field: Field, places: Tensor) -> list[tuple[int, int]]:
     return [(int(r), int(c)) for r, c in field.start + field.stride * places]
 
 
-def patches(images: Tensor, field: Field, places: Tensor) -> Tensor:
-    """From each of N x C x H x W images the field at its place: N x C x size x size, grey where it leaves the image."""
-    wide = pad(images, [field.size] * 4, value=0.5)
+def patches(images: Tensor, field: Field, places: Tensor, ground: float = 0.5) -> Tensor:
+    """From each of N x C x H x W images the field at its place: N x C x size x size; beyond the image is `ground`."""
+    wide = pad(images, [field.size] * 4, value=ground)
     corners = ((r + field.size, c + field.size) for r, c in frames(field, places))
     return torch.stack([x[:, r : r + field.size, c : c + field.size] for x, (r, c) in zip(wide, corners, strict=True)])
 
 
-def guided_patches(network: nn.Module, at: str, unit: int, images: Tensor, places: Tensor) -> Tensor:
-    """What guided backprop sends back from a unit at its place in each of N images to its field: N x C x size x size.
+def guided(part: Upto, unit: int, images: Tensor, places: Tensor) -> Tensor:
+    """What guided backprop sends back from a unit at its place in each of N images: N x C x H x W, zero beyond fields.
 
-    Where the fields lie within, it is run on cut-outs a little wider, whose corner keeps step with the strides.
+    It is run on the field alone, as far as it lies in the image, widened to where the strides keep step.
     """
-    part = Upto(network, at)
-    field = receptive_field(part.layers())
-    first = -(field.start // field.stride)  # the first place whose field lies within
-    skip = field.start + field.stride * first
-    size, reach = -(-(skip + field.size) // field.stride) * field.stride, images.shape[-1]
-    corners = field.stride * (places - first)
-    if corners.min() < 0 or corners.max() + size > reach:
-        maps = attribute(part, images, at_places(unit, places), rule="guided")
-        return patches(maps + 0.5, field, places) - 0.5
-    cut = [x[:, r : r + size, c : c + size] for x, (r, c) in zip(images, corners.tolist(), strict=True)]
-    read = at_places(unit, torch.full_like(places, first))
-    maps = attribute(part, torch.stack(cut), read, rule="guided")
-    return maps[..., skip : skip + field.size, skip : skip + field.size]
-
-
-def at_places(unit: int, places: Tensor) -> Read:
-    """Reads a unit at its own place in each image."""
-    return lambda h: h[torch.arange(len(h)), unit, places[:, 0], places[:, 1]]
+    field, maps = receptive_field(part.layers()), torch.zeros_like(images)
+    for image, found, place in zip(images, maps, places.tolist(), strict=True):
+        first = [max(0, (field.start + field.stride * k) // field.stride) for k in place]
+        ends = [-(-(field.start + field.stride * k + field.size) // field.stride) * field.stride for k in place]
+        y, x = (slice(field.stride * f, end) for f, end in zip(first, ends, strict=True))
+        read = unit_at(unit, (place[0] - first[0], place[1] - first[1]))
+        found[:, y, x] = attribute(part, image[None, :, y, x], read, rule="guided")[0]
+    return maps
 
 
 def visible(maps: Tensor) -> Tensor:
@@ -196,8 +187,9 @@ def best_patches(images: Tensor, field: Field, found: Strongest, unit: int, coun
 
 def redness(images: Tensor, field: Field, found: Strongest, count: int) -> Tensor:
     """By how much the red of each unit's best patches exceeds the mean of green and blue, on average: C."""
-    units = range(found.values.shape[1])
-    colours = torch.stack([best_patches(images, field, found, unit, count).mean((0, 2, 3)) for unit in units])
+    best = found.values.topk(count, 0).indices
+    row, column = (field.start + field.stride * found.places[best, torch.arange(best.shape[1])]).unbind(-1)
+    colours = avg_pool2d(images, field.size, 1)[best, :, row, column].mean(0)
     return colours[:, 0] - colours[:, 1:].mean(1)
 
 
