@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-from sklearn.manifold import TSNE  # type: ignore[import-untyped]
-from sklearn.metrics import silhouette_samples  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_samples
 from torch import Tensor, nn
 
 from gpcore import metrics
@@ -69,7 +69,7 @@ def probe_rows(
     pictures: rows network, layer, C, accuracy, low, high; and which each gets right, by network and layer.
 
     `splits`: pictures and classes of "train", "val", "test"."""
-    rows, hits = [], {name: dict[str, Tensor]() for name in networks}
+    rows, hits = list[tuple[object, ...]](), {name: dict[str, Tensor]() for name in networks}
     for name, network in networks.items():
         coded = {split: codes(network, pictures, layers) for split, (pictures, _) in splits.items()}
         for at in ("pixels", *layers):
@@ -101,4 +101,5 @@ def main_plane(points: Tensor) -> Tensor:
     """N x 2 coordinates of N x D points along the two main components of their directions from the mean."""
     unit = torch.nn.functional.normalize(points.double() - points.double().mean(0))
     u, s, _ = torch.linalg.svd(unit - unit.mean(0), full_matrices=False)
-    return u[:, :2] * s[:2]
+    plane: Tensor = u[:, :2] * s[:2]
+    return plane

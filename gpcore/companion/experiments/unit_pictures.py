@@ -10,6 +10,7 @@ import torch
 from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor, nn
@@ -74,18 +75,21 @@ def place(axes: Axes, picture: Tensor, title: str = "", side: str = "") -> None:
 
 
 def pictures(
-    rows: Sequence[Sequence[Tensor]], titles: Sequence[Sequence[str]] = (), sides: Sequence[str] = ()
+    rows: Sequence[Sequence[Tensor]],
+    titles: Sequence[Sequence[str]] = (),
+    sides: Sequence[str] = (),
+    width: float = PAGE,
 ) -> Figure:
-    """Rows of pictures at page width, equal in their count; titles in the same order, or those of the first row."""
-    cell = PAGE / len(rows[0])
+    """Rows of equally many pictures at a width in inches, with a title over each and a name beside each row."""
+    cell = width / len(rows[0])
     shapes = [max(p.shape[1] / p.shape[2] for p in row) for row in rows]
     titled = [i < len(titles) and any(titles[i]) for i in range(len(rows))]
     height = cell * sum(shapes) + 0.2 * sum(titled) + 0.1
     figure, axes = plt.subplots(
-        len(rows), len(rows[0]), figsize=(PAGE, height), squeeze=False, layout="constrained",
+        len(rows), len(rows[0]), figsize=(width, height), squeeze=False,
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02),
         height_ratios=[s + 0.2 / cell * t for s, t in zip(shapes, titled, strict=True)],
     )  # fmt: skip
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
             place(axes[i, j], picture, titles[i][j] if titled[i] else "", sides[i] if sides and not j else "")
@@ -97,9 +101,7 @@ def framed(axes: Axes, field: Field, corner: tuple[int, int], text: str, size: S
     top, left = (max(c, 0) for c in corner)
     bottom, right = (min(c + field.size, n) for c, n in zip(corner, size, strict=True))
     for colour, width in (("black", 1.8), ("white", 1.0)):
-        axes.add_patch(
-            Rectangle((left - 0.5, top - 0.5), right - left - 0.0, bottom - top, fill=False, ec=colour, lw=width)
-        )
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=colour, lw=width))
     box = {"facecolor": "black", "alpha": 0.55, "pad": 0.8, "linewidth": 0}
     axes.text(left + 4, top + 4, text, color="white", fontsize=6, va="top", bbox=box)
 
@@ -158,7 +160,7 @@ def inked(digits: Tensor, classes: Tensor, size: int) -> Tensor:
 def scattered(points: Tensor, digits: Tensor, classes: Tensor, side: int = 900, size: int = 22) -> Tensor:
     """N digits at their N x 2 places on a white picture, 3 x side x side."""
     low, high = points.amin(0), points.amax(0)
-    corners = ((points - low) / (high - low) * (side - size)).round().long()
+    corners = (size / 2 + (points - low) / (high - low) * (side - 2 * size)).round().long()
     picture = torch.ones(3, side, side)
     for (x, y), digit in zip(corners.tolist(), inked(digits, classes, size), strict=True):
         under = picture[:, y : y + size, x : x + size]
@@ -208,7 +210,7 @@ def browse(
         best = mosaic(six, 2, six.shape[-1] // 16)
         shown = [stack[which], torch.from_numpy(warm).permute(2, 0, 1), visible(maps)[0], best]
         titles = [photograph, f"{layer}, unit {unit}: 0 to {h.max():.1f}", "guided map", "best patches of all"]
-        figure = pictures([shown], [titles])
+        figure = pictures([shown], [titles], width=0.75 * PAGE)
         framed(figure.axes[0], field, frames(field, spot[None])[0], f"{h.max():.1f}", stack.shape[-2:])
         return credited(figure, [photograph])
 
@@ -226,5 +228,6 @@ def light(figure: Figure, colours: int = 0) -> display.Image:
         if colours:
             picture.quantize(colours, dither=Image.Dither.NONE).save(stream, "png", optimize=True)
         else:
-            picture.save(stream, "jpeg", quality=85, optimize=True)
-    return display.Image(stream.getvalue(), format="png" if colours else "jpeg")
+            picture.save(stream, "jpeg", quality=75, optimize=True)
+    kind = "png" if colours else "jpeg"
+    return display.Image(stream.getvalue(), format=kind)  # type: ignore[no-untyped-call]
