@@ -94,7 +94,7 @@ def test_guided_maps_of_the_field_are_those_of_the_whole_image(layered, place):
 def test_selective_units_differ_in_their_first_picture():
     values = torch.tensor([[9.0, 8, 1, 5], [0, 0, 1, 5], [0, 0, 1, 6], [0, 0, 1, 5]])
     found = Strongest(values, torch.zeros(4, 4, 2, dtype=torch.long))
-    assert see.selective(found, 3, top=1) == [0, 3] or see.selective(found, 3, top=1) == [0]
+    assert see.selective(found, 3, top=1) == [0]  # 1 has the same first picture, 2 and 3 are weak
     assert see.silent_rows({"n": {"a": Strongest(values - 5, found.places)}})["never active"].tolist() == [1]
 
 

@@ -54,9 +54,9 @@ def probe(train: Split, val: Split, test: Split) -> tuple[Tensor, float]:
     scale = train[0].double().std()  # in double precision machines agree
 
     def right(model: LogisticRegression, codes: Tensor, classes: Tensor) -> Tensor:
-        return torch.from_numpy(model.predict((codes / scale).numpy())) == classes
+        return torch.from_numpy(model.predict((codes.double() / scale).numpy())) == classes
 
-    learnt = (train[0] / scale).numpy(), train[1].numpy()
+    learnt = (train[0].double() / scale).numpy(), train[1].numpy()
     models = [LogisticRegression(C=penalty, tol=1e-3, max_iter=500).fit(*learnt) for penalty in PENALTIES]
     best = max(range(len(models)), key=lambda i: int(right(models[i], *val).sum()))
     return right(models[best], *test).double(), PENALTIES[best]

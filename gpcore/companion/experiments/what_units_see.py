@@ -164,7 +164,7 @@ def selective(found: Strongest, count: int, top: int = 4) -> list[int]:
     ratio = ordered.values[:top].mean(0) / ordered.values.mean(0)
     ratio[ordered.values[0] <= ordered.values[0].median()] = 0
     chosen = dict[int, int]()
-    for unit in ratio.argsort(descending=True).tolist():
+    for unit in ratio.argsort(descending=True)[: int((ratio > 0).sum())].tolist():
         chosen.setdefault(int(ordered.indices[0, unit]), unit)
     return [*chosen.values()][:count]
 
