@@ -139,7 +139,8 @@ def smoothed(gradient: Tensor, power: float) -> Tensor:
         return gradient
     size = gradient.shape[-2:]
     f = torch.hypot(torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])).clamp_min(1 / max(size))
-    return torch.fft.irfft2(torch.fft.rfft2(gradient) / f.to(gradient) ** power, s=size)
+    weighed: Tensor = torch.fft.irfft2(torch.fft.rfft2(gradient) / f.to(gradient) ** power, s=size)
+    return weighed
 
 
 class _Reached(Exception):

@@ -122,7 +122,7 @@ def test_mistakes_in_class_images_are_named():
 
 def test_frequencies_are_weighed_by_hand():
     """A wave of eight cycles in 32 pixels has a quarter of a cycle per pixel; the mean counts as one cycle in all."""
-    wave = torch.cos(2 * math.pi * torch.arange(32.0) / 4).expand(1, 1, 32, 32)
+    wave = torch.cos(2 * math.pi * torch.arange(32.0).double() / 4).expand(1, 1, 32, 32)
     assert_close(smoothed(wave, 1.0), 4 * wave, atol=1e-4, rtol=0)
     assert_close(smoothed(wave.mT, 2.0), 16 * wave.mT, atol=1e-4, rtol=0)
     assert_close(smoothed(torch.ones(1, 1, 8, 8), 1.0), torch.full((1, 1, 8, 8), 8.0))

@@ -107,6 +107,11 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "LEC-14": lambda n: _above_zero(n, "gain"),
     "LEC-16": lambda n: n["matches"] == n["expected"],
     "LEC-17": lambda n: _above_zero(n, "smoother", "recognised"),
+    "LEC-19": lambda n: _all(
+        *(_sign(n[f"code_{at}"].low - 0.3, n[f"code_{at}"].high - 0.3) for at in ("tsne", "itself")),
+        _above_zero(n, "over_pixels_tsne", "over_pixels_itself"),
+    ),
+    "LEC-20": lambda n: _above_zero(n, *n),
 }
 
 
