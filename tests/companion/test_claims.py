@@ -249,6 +249,7 @@ CASES = {
         "smoother 0.3 [0.2, 0.4]; recognised 0.1 [-0.1, 0.3]": "undecided",
         "smoother 0.3 [0.2, 0.4]; recognised -0.2 [-0.3, -0.1]": "fails",
         "smoother -0.3 [-0.4, -0.2]; recognised 0.2 [0.1, 0.3]": "fails",
+    },
     "LEC-19": {
         "code_tsne 0.7 [0.6, 0.8]; code_itself 0.4 [0.31, 0.5]; "
         "over_pixels_tsne 0.5 [0.4, 0.6]; over_pixels_itself 0.3 [0.1, 0.4]": "holds",

@@ -1,18 +1,15 @@
 """Notebook 42 drawn: filters, patches with the guided maps beside them, receptive fields, codes as pictures."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
@@ -217,17 +214,3 @@ def browse(
     most = max(each.values.shape[1] for each in found.values())
     photograph, layer, unit = start
     return Explorer(draw, photograph=(names, photograph), layer=(list(found), layer), unit=(range(most), unit))
-
-
-def light(figure: Figure, colours: int = 0) -> display.Image:
-    """The figure for a notebook at a fraction of its size: as JPEG, or as PNG of some `colours`, 256 at the most."""
-    full, stream = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, dpi=100)
-    plt.close(figure)
-    with Image.open(full).convert("RGB") as picture:
-        if colours:
-            picture.quantize(colours, dither=Image.Dither.NONE).save(stream, "png", optimize=True)
-        else:
-            picture.save(stream, "jpeg", quality=75, optimize=True)
-    kind = "png" if colours else "jpeg"
-    return display.Image(stream.getvalue(), format=kind)  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """One drawing style, and panels of pictures: images, label maps, changes, signals. Functions return the figure."""
 
 import functools
+import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -9,10 +10,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cycler import cycler
+from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch
+from PIL import Image
 from torch import Tensor
 
 from gpcore.companion.measure import Answers
@@ -131,6 +134,20 @@ def credited(figure: Figure, names: Iterable[str]) -> Figure:
     text = textwrap.fill(credits(names), int(27 * figure.get_figwidth()))
     figure.supxlabel(text, x=0.01, ha="left", fontsize=4.5, color="#555555")
     return figure
+
+
+def light(figure: Figure, colours: int = 0) -> display.Image:
+    """The figure for a notebook at a fraction of its size: as JPEG, or as PNG of some `colours`, 256 at the most."""
+    full, stream = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, dpi=100)
+    plt.close(figure)
+    with Image.open(full).convert("RGB") as picture:
+        if colours:
+            picture.quantize(colours, dither=Image.Dither.NONE).save(stream, "png", optimize=True)
+        else:
+            picture.save(stream, "jpeg", quality=75, optimize=True)
+    kind = "png" if colours else "jpeg"
+    return display.Image(stream.getvalue(), format=kind)  # type: ignore[no-untyped-call]
 
 
 def grid(
