@@ -1,6 +1,6 @@
 # Every target takes its options as variables: make figures STUDY=camvid ONLY="03 04" JOBS=2 PARAMS="images=50"
 PYTHON ?= python3
-STUDY  ?= digits
+STUDY  ?=
 JOBS   ?= 2
 ONLY   ?=
 PARAMS ?=
@@ -33,8 +33,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=digits ONLY="03 04" JOBS=2 PARAMS="name=value"]
-	@$(BIN)/python -m gpcore.companion.reproduce --study $(STUDY) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
+figures: $(READY) ## run the notebooks, redraw figures/STUDY  [STUDY=camvid ONLY="03 04" JOBS=2 PARAMS="name=value"]
+	@$(BIN)/python -m gpcore.companion.reproduce $(if $(STUDY),--study $(STUDY)) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(PARAMS),-p $(PARAMS))
 
 notebooks: $(READY) ## as figures, and write outputs into notebooks/, tables into the README  [ONLY JOBS]
 	$(BIN)/python -m gpcore.companion.reproduce --record --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
@@ -44,7 +44,7 @@ lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
 train: $(READY) ## train the networks of a study again  [STUDY=digits]
-	$(BIN)/python -m gpcore.companion.training $(STUDY)
+	$(BIN)/python -m gpcore.companion.training $(or $(STUDY),digits)
 
 data: $(READY) ## fetch real data; CAMVID=/your/copy uses your own
 	$(BIN)/python -m gpcore.datasets.fetch $(if $(CAMVID),--from "$(CAMVID)")

@@ -51,15 +51,20 @@ def test_name_and_title(path: Path, notebook: NotebookNode) -> None:
     assert notebook.cells[0].source.startswith("# ")
 
 
-def test_one_parameters_cell_with_the_default_study(notebook: NotebookNode) -> None:
+def own_study(notebook: NotebookNode) -> str:
+    """The first study that has what it needs: the one on which its committed outputs were made."""
+    return studies.suited(notebook.metadata.get("needs", ()))[0]
+
+
+def test_one_parameters_cell_with_its_own_study(notebook: NotebookNode) -> None:
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     assert [cell.cell_type for cell in tagged] == ["code"]
-    assert re.search(r'^study = "digits"(\s*#.*)?$', tagged[0].source, flags=re.MULTILINE)
+    assert re.search(rf'^study = "{own_study(notebook)}"(\s*#.*)?$', tagged[0].source, flags=re.MULTILINE)
 
 
-def test_needs_what_the_digits_have_and_whatever_it_has_run_on(path: Path, notebook: NotebookNode) -> None:
+def test_has_run_on_its_own_study_and_on_others_that_have_what_it_needs(path: Path, notebook: NotebookNode) -> None:
     drawn = {folder.parent.name for folder in (paths.ROOT / "figures").glob(f"*/{path.stem}")}
-    assert {"digits"} <= drawn <= set(studies.suited(notebook.metadata.get("needs", ())))
+    assert {own_study(notebook)} <= drawn <= set(studies.suited(notebook.metadata.get("needs", ())))
 
 
 def test_executed_in_order_without_complaint(notebook: NotebookNode) -> None:
@@ -103,8 +108,8 @@ def test_names_no_place_on_a_machine(notebook: NotebookNode) -> None:
     assert [ABSOLUTE.search(part).group() for part in shown if ABSOLUTE.search(part)] == []
 
 
-def test_figures_stand_beside_their_rows_and_provenance(path: Path) -> None:
-    folder = paths.ROOT / "figures" / "digits" / path.stem
+def test_figures_stand_beside_their_rows_and_provenance(path: Path, notebook: NotebookNode) -> None:
+    folder = paths.ROOT / "figures" / own_study(notebook) / path.stem
     stems = {suffix: {file.stem for file in folder.glob(f"*{suffix}")} for suffix in (".png", ".pdf", ".csv", ".json")}
     assert stems[".png"]
     assert stems[".pdf"] == stems[".png"]

@@ -2,8 +2,9 @@
 
     python -m gpcore.companion.reproduce --study digits --only 03 04 --jobs 2 -p images=50
 
-Each notebook runs in a process of its own and writes to `build/STUDY`, where executed notebooks and logs stay. What it
-drew replaces `figures/STUDY/NN_name` after it has succeeded. Both folders of the study belong to one run at a time.
+Without a study, each runs on the first that has what it needs. It does so in a process of its own and writes to
+`build/STUDY`, where executed notebooks and logs stay. What it drew replaces `figures/STUDY/NN_name` after it has
+succeeded. Both folders of a study belong to one run at a time.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,6 @@ from gpcore.checks import expect
 from gpcore.companion import studies
 from gpcore.companion.execution import copy_outputs, execute, replace_file
 
-DEFAULT = "digits"  # the study whose outputs are committed
 LAST = "99_claims"  # reads what the other notebooks left, and writes the study's ledger beside their folders
 
 
@@ -36,13 +36,14 @@ class Outcome(NamedTuple):
     """What became of one notebook; `error` is empty when it succeeded."""
 
     notebook: str
+    study: str
     seconds: float
     figures: int
     error: str = ""
 
 
 def reproduce(
-    study: str = DEFAULT,
+    study: str = "",
     *,
     only: Sequence[str] = (),
     jobs: int = 1,
@@ -58,41 +59,41 @@ def reproduce(
     `parameters` replace values of the cells tagged "parameters". `record` writes fresh outputs back into the notebooks
     themselves and the seconds of each into figures/STUDY/runs.csv. A notebook that fails, or takes more than `timeout`
     seconds, stops no other and leaves its earlier figures as they were. An interrupt ends all.
-    Raises ValueError, before anything runs: an unknown study, notebook or parameter; a record of another study than the
-    committed one or of other parameters than the notebooks' own; a folder that another run owns.
+    Raises ValueError, before anything runs: an unknown study, notebook or parameter; a record of other studies or
+    parameters than the notebooks' own; a folder that another run owns.
     """
     import papermill  # late: the command's --help need not wait for it
 
     known = studies.suited()
-    expect("study", repr(study), study in known, f"one of {', '.join(known)}")
+    expect("study", repr(study), study in ("", *known), f"one of {', '.join(known)}, or none")
     expect("jobs", jobs, jobs >= 1, "at least 1")
     expect("timeout", timeout, timeout >= 1, "at least 1")
-    own = study == DEFAULT and not parameters
-    expect("record", (study, parameters), own or not record, f"{DEFAULT!r}, the notebooks' own parameters")
-    chosen = find(notebooks.resolve(), only, study)
-    values = {} if record else {"study": study, **(parameters or {})}
+    chosen, build = find(notebooks.resolve(), only, study), build.resolve()
+    own = not parameters and chosen == find(notebooks.resolve(), [path.stem for path in chosen])
+    expect("record", (study, parameters), own or not record, "the notebooks' own studies and parameters")
     for notebook in chosen:
         known = papermill.inspect_notebook(str(notebook))  # papermill itself would only warn of others
-        for name in {"study": study, **values}:
+        for name in {"study": study, **(parameters or {})}:
             expect("parameter", repr(name), name in known, f"one of {', '.join(known) or 'none'} in {notebook.name}")
 
-    build = build.resolve() / study
-    extra = {"GPCORE_FIGURES": str(build / "figures"), "GPCORE_FINISHED": str(figures.resolve())}
     # Bars in a batch run would only leave stray text in the outputs.
-    extra |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    extra = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     # glibc then keeps freed memory for the next tensors, which saves a tenth of the time.
     extra |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-    outcomes, process = list[Outcome](), dict[str, Any](env=os.environ | extra)
+    extra["GPCORE_FINISHED"] = str(figures.resolve())
+    outcomes, process = list[Outcome](), dict[str, Any]()
 
     def one(notebook: Path) -> None:
         print(f"{notebook.stem}: running", flush=True)
         start, count = time.monotonic(), 0
-        executed, place = build / notebook.name, Path(study, notebook.stem)
-        drawn, target = build / "figures" / place, figures / place
+        home, place = build / chosen[notebook], Path(chosen[notebook], notebook.stem)
+        executed, drawn, target = home / notebook.name, home / "figures" / place, figures / place
+        values = {} if record else {"study": chosen[notebook], **(parameters or {})}
         try:
             recover(target)
             shutil.rmtree(drawn, ignore_errors=not drawn.exists())
-            error = execute(notebook, executed, values, timeout, **process)
+            env = os.environ | extra | {"GPCORE_FIGURES": str(home / "figures")}
+            error = execute(notebook, executed, values, timeout, env=env, **process)
             count = len(list(drawn.glob("*.png")))
             if not error and not count:
                 error = f"{notebook.name}: drew no figure into $GPCORE_FIGURES/{place}"
@@ -104,14 +105,21 @@ def reproduce(
                     copy_outputs(executed, notebook)
         except Exception as exception:  # a full disk, say: the others go on
             error = f"{notebook.name}: {type(exception).__name__}: {exception}"
-        outcome = Outcome(notebook.stem, time.monotonic() - start, 0 if error else count, error)
+        seconds = time.monotonic() - start
+        outcome = Outcome(notebook.stem, chosen[notebook], seconds, 0 if error else count, error)
         print(f"{outcome.notebook}: {'failed' if error else 'done'} after {outcome.seconds:.0f} s", flush=True)
         outcomes.append(outcome)
 
-    queue = longest_first(chosen, figures / study / "runs.csv")  # so that all jobs end at about the same time
-    with owned(build) as lock, owned(figures / study):
+    used = sorted({*chosen.values()})
+    runs = {each: figures / each / "runs.csv" for each in used}
+    queue = longest_first(chosen, runs.values())  # so that all jobs end at about the same time
+    with ExitStack() as stack:
+        locks = [stack.enter_context(owned(folder / each)) for folder in (build, figures) for each in used]
         reader, writer = os.pipe()
-        process |= {"stdin": reader, "pass_fds": [lock]}  # so that it owns the folder till its end after a killed run
+        process |= {
+            "stdin": reader,
+            "pass_fds": locks[: len(used)],
+        }  # so that it owns the folder till its end after a killed run
         try:
             # An interrupt closes the writer first, which ends the notebooks that the pool then waits for.
             with open(reader), ThreadPoolExecutor(jobs) as pool, open(writer, "w"):
@@ -119,11 +127,12 @@ def reproduce(
                     list(pool.map(one, [notebook for notebook in queue if (notebook.stem == LAST) == last]))
             outcomes.sort()
             if record:
-                record_seconds(outcomes, figures / study / "runs.csv")
+                for each, path in runs.items():
+                    record_seconds([o for o in outcomes if o.study == each], path)
         finally:
             print("", *(f"{o.error}\n" for o in outcomes if o.error), sep="\n")
             print(f"{'notebook':<32}seconds  figures  status")
-            for name, seconds, count, error in outcomes:
+            for name, _, seconds, count, error in outcomes:
                 print(f"{name:<32}{seconds:7.1f}  {count:7d}  {'failed' if error else 'ok'}")
     return outcomes
 
@@ -143,10 +152,11 @@ def owned(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[Path]:
-    """The notebooks of a folder that run on `study`, in order: all of whose `needs`, in their metadata, it has.
+def find(folder: Path, only: Iterable[str] = (), study: str = "") -> dict[Path, str]:
+    """The notebooks of a folder in order, and the study on which each runs.
 
-    `only` keeps some, by number ("3", "03") or name ("03_title", "title").
+    Of a `study` those that run on it: all of whose `needs`, in their metadata, it has. Else all, each on the first
+    study that has what it needs. `only` keeps some, by number ("3", "03") or name ("03_title", "title").
     """
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not every:
@@ -164,15 +174,17 @@ def find(folder: Path, only: Iterable[str] = (), study: str = DEFAULT) -> list[P
             needs = nbformat.read(path, as_version=4).metadata.get("needs", ())
         except Exception as error:  # nbformat has many, and none names the file
             raise ValueError(f"{path}: not a notebook ({type(error).__name__}: {error})") from error
-        meant[path] = studies.suited(needs)
-        if path in chosen and study not in meant[path]:
-            raise ValueError(f"study: {path.stem} runs on {', '.join(meant[path])}, got {study!r}")
-    return [path for path in meant if study in meant[path]]
+        suited = studies.suited(needs)
+        if path in chosen and study not in ("", *suited):
+            raise ValueError(f"study: {path.stem} runs on {', '.join(suited)}, got {study!r}")
+        if suited and study in ("", *suited):
+            meant[path] = study or suited[0]
+    return meant
 
 
-def longest_first(notebooks: Iterable[Path], runs: Path) -> list[Path]:
+def longest_first(notebooks: Iterable[Path], runs: Iterable[Path]) -> list[Path]:
     """Notebooks by the seconds that are noted of them, those of which none are in front."""
-    text = runs.read_text(errors="replace") if runs.is_file() else ""
+    text = "".join(path.read_text(errors="replace") for path in runs if path.is_file())
     seconds = dict(re.findall(r"^(\w+),(\d+)$", text, flags=re.MULTILINE))
     return sorted(notebooks, key=lambda notebook: -float(seconds.get(notebook.stem, "inf")))
 

@@ -316,7 +316,7 @@ def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
         return figure
 
     monkeypatch.setattr(explorer, "scores_figure", quick)
-    sliders = explorer.Explorer(study, "fcn8s", Place(0, 1, 1))
+    sliders = explorer.explore(study, "fcn8s", Place(0, 1, 1))
     start = bytes(sliders.picture.value)
     assert start.startswith(b"\x89PNG")
     seen = {start}
@@ -324,7 +324,7 @@ def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
         sliders.sliders[slider].value = value
         seen.add(bytes(sliders.picture.value))
     assert len(seen) == 5
-    assert sliders.picture.value == explorer.Explorer(study, "fcn8s", Place(1, 2, 2), -2.0).picture.value
+    assert sliders.picture.value == explorer.explore(study, "fcn8s", Place(1, 2, 2), -2.0).picture.value
     assert plt.get_fignums() == []
     assert [(s.options[0], s.options[-1]) for s in list(sliders.sliders.values())[:3]] == [(0, 2), (1, 2), (1, 2)]
 
@@ -338,4 +338,4 @@ def test_explorer_redraws_for_a_moved_slider(study, monkeypatch):
 
 def test_explorer_refuses_a_border_cell(study):
     with pytest.raises(ValueError, match="row, column: got 0, 1"):
-        explorer.Explorer(study, "fcn8s", Place(0, 0, 1))
+        explorer.explore(study, "fcn8s", Place(0, 0, 1))

@@ -442,9 +442,19 @@ def test_the_longest_comes_first_and_the_ledger_last(quick: Path, capsys: pytest
 
 def test_seconds_are_those_of_the_latest_success_in_order(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
-    record_seconds([Outcome("02_c", 2.6, 1), Outcome("01_b", 1.4, 1), Outcome("00_a", 3, 0, "failed")], runs)
+    record_seconds(
+        [
+            Outcome("02_c", "digits", 2.6, 1),
+            Outcome("01_b", "digits", 1.4, 1),
+            Outcome("00_a", "digits", 3, 0, "failed"),
+        ],
+        runs,
+    )
     assert runs.read_text() == "notebook,seconds\n01_b,1\n02_c,3\n"
-    record_seconds([Outcome("01_b", 9, 0, "failed"), Outcome("02_c", 4, 1), Outcome("00_a", 120, 2)], runs)
+    record_seconds(
+        [Outcome("01_b", "digits", 9, 0, "failed"), Outcome("02_c", "digits", 4, 1), Outcome("00_a", "digits", 120, 2)],
+        runs,
+    )
     assert runs.read_text() == "notebook,seconds\n00_a,120\n01_b,1\n02_c,4\n"
 
 
@@ -455,7 +465,7 @@ def test_a_garbled_record_is_refused_and_left(tmp_path: Path, text: bytes) -> No
     runs = tmp_path / "runs.csv"
     runs.write_bytes(text)
     with pytest.raises(ValueError, match=r"runs\.csv: got .*, expected rows of notebook,seconds; mend or delete it"):
-        record_seconds([Outcome("00_good", 1, 1)], runs)
+        record_seconds([Outcome("00_good", "digits", 1, 1)], runs)
     assert runs.read_bytes() == text
 
 
@@ -524,8 +534,14 @@ def test_the_cell_that_killed_the_kernel_is_named_whether_or_not_its_count_arriv
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["--study", "camvit"], r"study: got 'camvit', expected one of digits, camvid, mnist, cifar10"),
-        (["--study", "scenes"], r"study: got 'scenes', expected one of digits, camvid, mnist, cifar10"),
+        (
+            ["--study", "camvit"],
+            r"study: got 'camvit', expected one of digits, camvid, mnist, cifar10, photographs, or none",
+        ),
+        (
+            ["--study", "scenes"],
+            r"study: got 'scenes', expected one of digits, camvid, mnist, cifar10, photographs, or none",
+        ),
         (["--only", "00", "07"], r"only: got '07', expected a number or name of 00_good, 01_other"),
         (["-p", "image=3"], r"parameter: got 'image', expected one of study, images, scene in 00_good.ipynb"),
         (["-p", "scene=3"], r"parameter: got 'scene', expected one of study in 01_other.ipynb"),
@@ -533,11 +549,11 @@ def test_the_cell_that_killed_the_kernel_is_named_whether_or_not_its_count_arriv
         (["--timeout", "0"], r"timeout: got 0, expected at least 1"),
         (
             ["--record", "--study", "camvid"],
-            r"record: got ('camvid', {}), expected 'digits', the notebooks' own parameters",
+            r"record: got ('camvid', {}), expected the notebooks' own studies and parameters",
         ),
         (
             ["--record", "-p", "images=3"],
-            r"record: got ('digits', {'images': 3}), expected 'digits', the notebooks' own",
+            r"record: got ('', {'images': 3}), expected the notebooks' own studies and parameters",
         ),
     ],
 )
@@ -567,6 +583,20 @@ def test_find_by_number_or_name_in_order(tmp_path: Path) -> None:
     assert [path.stem for path in find(tmp_path, ["01", "01_one"])] == ["01_one"]
 
 
+def test_each_notebook_runs_on_its_own_study(quick: Path) -> None:
+    write(quick / "notebooks", "00_good", DRAW)
+    lecture = nbformat.read(write(quick / "notebooks", "40_lecture", DRAW), as_version=4)
+    lecture.metadata["needs"] = ["lectures"]
+    nbformat.write(lecture, quick / "notebooks" / "40_lecture.ipynb")
+    for study in ("digits", "photographs"):
+        with owned(quick / "figures" / study), pytest.raises(ValueError, match=f"figures/{study}: in use"):
+            reproduce(**places(quick))
+    assert [outcome.study for outcome in reproduce(record=False, **places(quick))] == ["digits", "photographs"]
+    assert {*contents(quick / "figures")} == {"digits/00_good/new.png", "photographs/40_lecture/new.png"}
+    assert {path.name for path in (quick / "build" / "photographs").glob("*.ipynb")} == {"40_lecture.ipynb"}
+    assert [outcome.notebook for outcome in reproduce("photographs", **places(quick))] == ["00_good", "40_lecture"]
+
+
 def test_find_keeps_to_the_notebooks_of_a_study(tmp_path: Path) -> None:
     notebook = nbformat.read(write(tmp_path, "01_knn"), as_version=4)
     notebook.metadata["needs"] = ["classification", "photographs"]
@@ -574,6 +604,7 @@ def test_find_keeps_to_the_notebooks_of_a_study(tmp_path: Path) -> None:
     write(tmp_path, "00_any")
     assert [path.stem for path in find(tmp_path, (), "mnist")] == ["00_any", "01_knn"]
     assert [path.stem for path in find(tmp_path, (), "camvid")] == ["00_any"]
+    assert [*find(tmp_path).values()] == ["digits", "digits"]
     with pytest.raises(ValueError, match="study: 01_knn runs on digits, mnist, got 'camvid'"):
         find(tmp_path, ["knn"], "camvid")
 

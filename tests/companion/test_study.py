@@ -62,7 +62,7 @@ def test_what_is_unknown_is_named():
 @pytest.mark.parametrize(
     ("needs", "expected"),
     [
-        ([], ["digits", "camvid", "mnist", "cifar10"]),
+        ([], ["digits", "camvid", "mnist", "cifar10", "photographs"]),
         (["segmentation"], ["digits", "camvid"]),
         (["scene_labelling"], ["digits", "camvid"]),
         (["segmentation", "few"], ["digits", "camvid"]),
@@ -73,6 +73,7 @@ def test_what_is_unknown_is_named():
         (["robust", "photographs"], ["digits"]),
         (["seeds"], ["digits"]),
         (["digits"], ["digits"]),
+        (["lectures"], ["photographs"]),
         (["refiner"], []),
     ],
 )

@@ -1,12 +1,8 @@
 """The patch under the loupe as pictures: drawn once, and with sliders (figure 6)."""
 
-import base64
 import functools
-import io
-import os
 from typing import Any
 
-import ipywidgets  # type: ignore[import-untyped]
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from gpcore.companion.experiments.local_patch import CELL, FACTORS, Place, neighbourhood, score_rows, sweep_scene
+from gpcore.companion.report.explorer import Explorer
 from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, change_map, grid, photograph
 from gpcore.companion.studies import Study
 
@@ -95,41 +92,15 @@ def scores_figure(rows: pd.DataFrame, marked: float) -> Figure:
     return figure
 
 
-class Explorer(ipywidgets.VBox):  # type: ignore[misc]
-    """Figure 6b with sliders for scene, patch and the marked multiple of epsilon, drawn anew at every move.
+def explore(study: Study, name: str, place: Place, factor: float = 1.0) -> Explorer:
+    """Figure 6b with sliders for scene, patch and the marked multiple of epsilon."""
+    scores = functools.lru_cache(16)(lambda scene: sweep_scene(study, name, scene)[1])
+    height, width = scores(place.scene).shape[2:]
+    neighbourhood((height, width), place.row, place.column)
+    ranges = (range(len(study.dataset("test"))), range(1, height - 1), range(1, width - 1))  # type: ignore[arg-type]
+    choices: dict[str, Any] = dict(zip(Place._fields, zip(ranges, place, strict=True), strict=True))
 
-    As it holds its picture as PNG, a notebook run by itself shows that; in a batch run ($TQDM_DISABLE) that alone,
-    since the widget's own entry names a model that is gone once the kernel is.
-    """
+    def draw(scene: int, row: int, column: int, factor: float) -> Figure:
+        return scores_figure(score_rows(study, name, Place(scene, row, column), scores(scene)), factor)
 
-    def __init__(self, study: Study, name: str, place: Place, factor: float = 1.0) -> None:
-        self.study, self.name = study, name
-        self.scores = functools.lru_cache(16)(lambda scene: sweep_scene(study, name, scene)[1])
-        height, width = self.scores(place.scene).shape[2:]
-        neighbourhood((height, width), place.row, place.column)
-        ranges = (range(len(study.dataset("test"))), range(1, height - 1), range(1, width - 1))  # type: ignore[arg-type]
-        places = zip(Place._fields, ranges, place, strict=True)
-        self.sliders = {
-            key: ipywidgets.SelectionSlider(options=options, value=value, description=key, continuous_update=False)
-            for key, options, value in [*places, ("factor", FACTORS, factor)]
-        }
-        self.picture = ipywidgets.Image(format="png")
-        for slider in self.sliders.values():
-            slider.observe(self.draw, "value")
-        super().__init__([*self.sliders.values(), self.picture])
-        self.draw()
-
-    def draw(self, _: object = None) -> None:
-        """Puts the sliders' selection into the picture."""
-        *place, factor = (slider.value for slider in self.sliders.values())
-        rows = score_rows(self.study, self.name, Place(*place), self.scores(place[0]))
-        figure, stream = scores_figure(rows, factor), io.BytesIO()
-        figure.savefig(stream, dpi=100, metadata={"Software": None})
-        plt.close(figure)
-        self.picture.value = stream.getvalue()
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        live = {} if "TQDM_DISABLE" in os.environ else super()._repr_mimebundle_(**options)
-        state = ", ".join(f"{key}={slider.value:g}" for key, slider in self.sliders.items())
-        png = base64.b64encode(self.picture.value).decode()
-        return {**live, "text/plain": f"Explorer({state})", "image/png": png}
+    return Explorer(draw, **choices, factor=(FACTORS, factor))

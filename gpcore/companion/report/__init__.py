@@ -1,8 +1,10 @@
 """From counts and rows to tables, plots, panels of pictures, the ledger and the README."""
 
+from gpcore.companion.report.explorer import Explorer
 from gpcore.companion.report.panels import (
     Panel,
     change_panels,
+    credited,
     grid,
     photograph,
     picture_rows,
@@ -12,9 +14,11 @@ from gpcore.companion.report.panels import (
 from gpcore.companion.report.record import Record, paper
 
 __all__ = [
+    "Explorer",
     "Panel",
     "Record",
     "change_panels",
+    "credited",
     "grid",
     "paper",
     "photograph",

@@ -1,6 +1,7 @@
 """One drawing style, and panels of pictures: images, label maps, changes, signals. Functions return the figure."""
 
 import functools
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from gpcore.companion.measure import Answers
 from gpcore.companion.studies import Study
+from gpcore.datasets.photographs import credits
 from gpcore.perturb import guide
 
 COLUMN, PAGE = 3.25, 6.875  # inches
@@ -122,6 +124,13 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
     axes.set(title=title, xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set_visible(False)
+
+
+def credited(figure: Figure, names: Iterable[str]) -> Figure:
+    """The figure with the credits of the photographs that it shows in small letters below it."""
+    text = textwrap.fill(credits(names), int(27 * figure.get_figwidth()))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=4.5, color="#555555")
+    return figure
 
 
 def grid(

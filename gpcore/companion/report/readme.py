@@ -9,6 +9,7 @@ import pandas as pd
 from gpcore import paths
 from gpcore.companion import studies
 from gpcore.companion.report import claims, record, tables
+from gpcore.datasets.photographs import PHOTOGRAPHS
 
 README = paths.ROOT / "README.md"
 
@@ -29,10 +30,11 @@ def headline() -> str:
 
 def notebooks() -> str:
     """One row per notebook: the figures it redraws, its command and its seconds, from the last recorded run if any."""
-    runs = pd.read_csv(paths.ROOT / "figures" / "digits" / "runs.csv").set_index("notebook")["seconds"]
     rows = []
     for path in sorted((paths.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
+        study = studies.suited(notebook.metadata.get("needs", ()))[0]
+        runs = pd.read_csv(paths.ROOT / "figures" / study / "runs.csv").set_index("notebook")["seconds"]
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         link = f"[`{path.stem}`](notebooks/{path.name})"
         seconds = round(runs[path.stem]) if path.stem in runs else "–"
@@ -45,9 +47,19 @@ def ledger() -> str:
     return _markdown(claims.tally(claims.ledgers(studies.STUDIES), "study").reset_index())
 
 
+def photographs() -> str:
+    """Whose the photographs in figures are, and under which licence."""
+    columns = {"photograph": [*PHOTOGRAPHS], "comes with": [], "by": [], "licence": []}
+    for each in PHOTOGRAPHS.values():
+        package = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(each.package, each.package)
+        for column, value in zip(("comes with", "by", "licence"), (package, each.author, each.licence), strict=True):
+            columns[column].append(value)
+    return _markdown(pd.DataFrame(columns))
+
+
 def fill(text: str) -> str:
     """`text` with each block between <!-- NAME --> and <!-- end --> made anew by the function of that name."""
-    blocks = {"headline": headline, "notebooks": notebooks, "ledger": ledger}
+    blocks = {"headline": headline, "notebooks": notebooks, "ledger": ledger, "photographs": photographs}
     return re.sub(
         r"(<!-- (\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{blocks[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from gpcore.companion.studies.camvid import CAMVID
 from gpcore.companion.studies.classification import CIFAR10, HANDWRITING, MNIST
 from gpcore.companion.studies.digits import DIGITS, SCENES, STAGES
+from gpcore.companion.studies.lectures import PHOTOGRAPHS
 from gpcore.companion.studies.study import POOLS, Attack, Data, Network, Recipe, Refiner, Study
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "suited",
 ]
 
-STUDIES = {each.name: each for each in (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10)}
+STUDIES = {each.name: each for each in (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10, PHOTOGRAPHS)}
 _LABELLED = {
     name: network
     for each in STUDIES.values()
