@@ -101,6 +101,18 @@ def test_a_grid_names_its_rows_and_explains_its_colours():
     assert not panels.grid(rows, without).legends
 
 
+def test_credits_stand_below_the_pictures_and_within_the_page():
+    names = ["chelsea", "flower", "coffee", "hopper", "astronaut", "retina"]
+    figure = panels.credited(panels.grid([[Panel("image", torch.zeros(3, 4, 5))] * 3], DIGITS), names)
+    figure.draw_without_rendering()
+    (text,) = (each for each in figure.texts if each.get_text())
+    assert text.get_text().replace("\n", " ").startswith("Photographs: chelsea, Stéfan van der Walt (CC0); flower,")
+    places = text.get_window_extent(), *(axes.get_window_extent() for axes in figure.axes)
+    assert places[0].x0 >= 0 and places[0].x1 <= figure.bbox.width
+    assert all(places[0].y1 <= each.y0 for each in places[1:])
+    plt.close(figure)
+
+
 def test_classes_are_explained_in_their_colours():
     for handle, colour, name in zip(
         panels.colour_handles(DIGITS, ["labels"]), DIGITS.colours, DIGITS.classes, strict=True
