@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
 from gpcore import metrics
-from gpcore.attacks import bim, clip, cross_entropy, wide
+from gpcore.attacks import bim, clip, cross_entropy, projected_gradient, wide
 from gpcore.datasets.photographs import categories, photograph
 from gpcore.gradient import differentiable, normalise
 from gpcore.metrics import Interval
@@ -58,17 +58,19 @@ def needed_rows(network: nn.Module, images: Mapping[str, Tensor], block: int = 1
     """Of each image the smallest of NUDGES at which one sign step changes the network's own answer, and what a linear
     network would need: margin / ||gradient||_1. With a `block`, as many pixels squared must move together.
 
-    Levels of 255; where no nudge is enough, twice the last. Gradients are taken, and steps tried, image by image.
+    Levels of 255; where no nudge is enough, twice the last. Tried are those above an eighth of the linear network's.
     """
     rows = []
     for name, image in images.items():
         margin, gradient, known = margins(network, image[None])
         gradient = in_blocks(gradient, block)
-        tried = (e for e in NUDGES if (answers(network, clip(image - e * gradient.sign(), (0, 1))).argmax(1) != known))
-        linear = margin / (gradient.abs().sum() / block**2)
+        linear = (margin / (gradient.abs().sum() / block**2)).item()
+        worth = (e for e in NUDGES if e > linear / 8)
+        tried = (
+            e for e in worth if answers(network, clip(image[None] - e * gradient.sign(), (0, 1))).argmax() != known
+        )
         size, dims = image.shape[-1], 3 * (image.shape[-1] // block) ** 2
-        needed = next(tried, 2 * NUDGES[-1])
-        rows.append((name, size, block, dims, GREY * needed, GREY * linear.item(), margin.item()))
+        rows.append((name, size, block, dims, GREY * next(tried, 2 * NUDGES[-1]), GREY * linear, margin.item()))
     return pd.DataFrame(rows, columns=["photograph", "size", "block", "dims", "needed", "linear", "margin"])
 
 
@@ -168,6 +170,26 @@ def share(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], white: tuple[str
     by = {key: torch.tensor(p["drop"].to_numpy()) for key, p in part.groupby(["judge", "maker"])}
     theirs = torch.stack([by[pair] for pair in pairs]).mean(0)
     return metrics.bootstrap(lambda a, b: 100 * a / b, theirs, by[white])
+
+
+def confident(
+    network: nn.Module, noise: Tensor, classes: Tensor, limit: float, step_size: float, *, rounds: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Noise moved by sign steps, without a bound but [0, 1], until its class has a probability above the limit.
+
+    Ten steps make a round; after each those that are there stay as they were best, and steps get shorter by a tenth.
+    Returns the images and the steps of each, B.
+    """
+    images, steps, left = noise.clone(), torch.zeros(len(noise), dtype=torch.long), torch.arange(len(noise))
+    for number in range(rounds):
+        options: dict[str, Any] = {"epsilon": math.inf, "step_size": step_size * 0.9**number, "steps": 10, "best": True}
+        parts = [projected_gradient(cross_entropy(network, classes[i]), images[i], **options) for i in left.split(4)]
+        images[left], losses = torch.cat([part.images for part in parts]), torch.cat([p.losses for p in parts], 1)
+        steps[left] += 10
+        left = left[losses.amin(0) >= -math.log(limit)]
+        if not len(left):
+            break
+    return images, steps
 
 
 def view(turn: float, zoom: float = 1.0, light: float = 1.0) -> View:

@@ -1,10 +1,11 @@
 """Classification of single pictures: the embedded handwriting, MNIST and CIFAR-10."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from gpcore.companion.studies import parts
-from gpcore.companion.studies.study import Network, Recipe, Study
+from gpcore.companion.studies.study import Data, Network, Recipe, Study
 from gpcore.datasets import classification
 from gpcore.networks.classifiers import cifar_net, lenet
 
@@ -33,7 +34,9 @@ def _answered(split: str) -> classification.Answered:
 
 
 HANDWRITING = _handwritten("handwriting", Recipe(40, samples=3000, batch=50, rate=1e-3))
-_LEARNERS = {  # networks of one smaller shape, for attacks that one of them makes and another sees
+_LEARNERS: dict[
+    str, Callable[[str], Data]
+] = {  # networks of one smaller shape, for attacks that one of them makes and another sees
     "half-a": partial(classification.Half, "handwriting", 0),
     "half-b": partial(classification.Half, "handwriting", 1),
     "answers-b": _answered,
