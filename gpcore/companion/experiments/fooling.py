@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
@@ -190,6 +191,13 @@ def confident(
         if not len(left):
             break
     return images, steps
+
+
+def exact_share(hits: Tensor) -> Interval:
+    """The share of N hits in per cent with Clopper and Pearson's 95 % interval, which is wide even where all hit."""
+    found = binomtest(int(hits.sum()), len(hits))
+    ends = found.proportion_ci(method="exact")
+    return Interval(100 * found.statistic, 100 * ends.low, 100 * ends.high)
 
 
 def view(turn: float, zoom: float = 1.0, light: float = 1.0) -> View:

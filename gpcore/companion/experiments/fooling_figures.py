@@ -2,8 +2,9 @@
 
 import textwrap
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -102,7 +103,7 @@ def views_figure(
     """Each picture under the shown views with the network's answer, and on the right its probability of the target over
     the angle (rows of `fooling.view_rows`); attacks knew of angles up to `trained`."""
     size = (PAGE, 1.12 * len(pictures) + 0.35)
-    layout: list[list[Hashable]] = [[*(f"{name}{angle}" for angle in shown), "plot", "plot"] for name in pictures]
+    layout: Any = [[*(f"{name}{angle}" for angle in shown), "plot", "plot"] for name in pictures]
     figure, axes = plt.subplot_mosaic(layout, figsize=size, layout="constrained")
     for name, image in pictures.items():
         for angle in shown:
