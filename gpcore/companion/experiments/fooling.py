@@ -13,7 +13,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from gpcore import metrics
 from gpcore.attacks import bim, clip, cross_entropy, projected_gradient, wide
 from gpcore.datasets.photographs import categories, photograph
-from gpcore.gradient import differentiable, normalise
+from gpcore.gradient import as_generator, differentiable, normalise
 from gpcore.metrics import Interval
 
 View = Callable[[Tensor], Tensor]
@@ -212,9 +212,9 @@ def view(turn: float, zoom: float = 1.0, light: float = 1.0) -> View:
     return seen
 
 
-def drawn_views(count: int, seed: int, *, turn: float = 30, spread: float = 0.2) -> list[View]:
+def drawn_views(count: int, seed: int | torch.Generator, *, turn: float = 30, spread: float = 0.2) -> list[View]:
     """Views at random: turned by up to `turn` degrees either way, zoom and light between 1 - spread and 1 + spread."""
-    drawn = 2 * torch.rand(count, 3, generator=torch.Generator().manual_seed(seed)) - 1
+    drawn = 2 * torch.rand(count, 3, generator=as_generator(seed)) - 1
     return [view(turn * a, 1 + spread * b, 1 + spread * c) for a, b, c in drawn.tolist()]
 
 

@@ -22,16 +22,16 @@ DIRECTIONS = ("sign(w)", "−sign(w)", "random signs", "one entry")
 SHADE = "#BBBBBB"
 
 
-def direction(w: Tensor, kind: str) -> Tensor:
+def towards(w: Tensor, kind: str) -> Tensor:
     """Where a nudge goes, entry by entry of w; all of DIRECTIONS have a largest entry of one."""
     if kind == "random signs":
         return torch.randn(w.shape, generator=torch.Generator().manual_seed(0)).sign()
     return w.sign() * (torch.arange(len(w)) == 0 if kind == "one entry" else -1 if kind.startswith("−") else 1)
 
 
-def nudge_figure(x: Tensor, w: Tensor, nudge: float, kind: str) -> Figure:
+def nudge_figure(x: Tensor, w: Tensor, *, nudge: float, direction: str) -> Figure:
     """The input and its terms w_i x_i before and after a nudge, and where the score leads on the logistic curve."""
-    moved = x + nudge * direction(w, kind)
+    moved = x + nudge * towards(w, direction)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.3), layout="constrained")
     for axes, before, after, title in ((left, x, moved, "input"), (middle, w * x, w * moved, "terms  $w_i x_i$")):
         places = np.arange(1, len(x) + 1)
@@ -85,10 +85,15 @@ def ostrich_panels(
     return [[*chain(*triples[i : i + rowwise])] for i in range(0, len(triples), rowwise)]
 
 
-def noise_panels(noise: Tensor, found: Tensor, told: Sequence[str], shown: int) -> list[list[Panel]]:
-    """The first noise images, and below them what they became, with the network's answers."""
-    below = [Panel("image", found[i], textwrap.fill(told[i], 15)) for i in range(shown)]
-    return [[Panel("image", noise[i]) for i in range(shown)], below]
+def noise_panels(noise: Tensor, found: Tensor, before: Sequence[str], after: Sequence[str]) -> list[list[Panel]]:
+    """Noise images and below them what they became, under the network's answers; as many as there are answers."""
+
+    def broken(text: str) -> str:
+        name, p = text.replace("> ", ">").rsplit(" ", 1)
+        return "\n".join([*textwrap.wrap(name, 15), p.replace(">", "> ")])
+
+    pairs = zip((noise, found), (before, after), strict=True)
+    return [[Panel("image", x, broken(text)) for x, text in zip(each, texts, strict=False)] for each, texts in pairs]
 
 
 def views_figure(
@@ -102,12 +107,15 @@ def views_figure(
 ) -> Figure:
     """Each picture under the shown views with the network's answer, and on the right its probability of the target over
     the angle (rows of `fooling.view_rows`); attacks knew of angles up to `trained`."""
-    size = (PAGE, 1.12 * len(pictures) + 0.35)
+    size = (PAGE, 1.1 * len(pictures) + 0.5)
     layout: Any = [[*(f"{name}{angle}" for angle in shown), "plot", "plot"] for name in pictures]
-    figure, axes = plt.subplot_mosaic(layout, figsize=size, layout="constrained")
+    figure = plt.figure(figsize=size, layout="constrained")
+    axes = figure.subplot_mosaic(layout)
     for name, image in pictures.items():
         for angle in shown:
             answer = rows[(rows["method"] == name) & (rows["image"] == angle)]["answer"].item()
+            if name == next(iter(pictures)):
+                answer = f"turned by {angle:g}°\n{answer}".replace("-", "−")
             show(axes[f"{name}{angle}"], Panel("image", views[angle](image)[0], answer), study)
             axes[f"{name}{angle}"].title.set_fontsize(6.5)
         axes[f"{name}{shown[0]}"].set_ylabel(name)
