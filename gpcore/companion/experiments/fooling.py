@@ -59,14 +59,14 @@ def needed_rows(network: nn.Module, images: Mapping[str, Tensor], block: int = 1
     """Of each image the smallest of NUDGES at which one sign step changes the network's own answer, and what a linear
     network would need: margin / ||gradient||_1. With a `block`, as many pixels squared must move together.
 
-    Levels of 255; where no nudge is enough, twice the last. Tried are those above an eighth of the linear network's.
+    Levels of 255; where no nudge is enough, twice the last. Tried are those above a quarter of the linear network's.
     """
     rows = []
     for name, image in images.items():
         margin, gradient, known = margins(network, image[None])
         gradient = in_blocks(gradient, block)
         linear = (margin / (gradient.abs().sum() / block**2)).item()
-        worth = (e for e in NUDGES if e > linear / 8)
+        worth = (e for e in NUDGES if e > linear / 4)
         tried = (
             e for e in worth if answers(network, clip(image[None] - e * gradient.sign(), (0, 1))).argmax() != known
         )

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gpcore.companion.experiments import fooling
-from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, show
+from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, credited, show
 from gpcore.companion.studies import Study
 
 DIRECTIONS = ("sign(w)", "−sign(w)", "random signs", "one entry")
@@ -78,7 +78,7 @@ def ostrich_panels(
         triples.append(
             [
                 Panel("image", images[i], before[i]),
-                Panel("image", enlarged, f"perturbation × {gain:g}"),
+                Panel("image", enlarged, f"× {gain:g}"),
                 Panel("image", attacked[i], after[i]),
             ]
         )
@@ -138,7 +138,7 @@ def hog_figure(study: Study, images: Mapping[str, Tensor]) -> tuple[Figure, pd.D
 
     options = {"orientations": 9, "pixels_per_cell": (8, 8), "cells_per_block": (2, 2), "visualize": True}
     found = {name: hog(image.double().numpy(), **options) for name, image in images.items()}
-    figure, axes = plt.subplots(1, 2 * len(images), figsize=(PAGE, 1.9), layout="constrained")
+    figure, axes = plt.subplots(1, 2 * len(images), figsize=(5.2, 1.5), layout="constrained")
     first, rows = next(iter(found.values()))[0], []
     for i, (name, (vector, drawn)) in enumerate(found.items()):
         show(axes[2 * i], Panel("image", images[name].expand(3, -1, -1), name), study)
@@ -165,4 +165,4 @@ def quiz_figure(
         which = i ^ turned
         title = f"{letter}: {('untouched', 'attacked')[which]}, “{told[picture][which]}”" if reveal == "yes" else letter
         show(axes[i], Panel("image", pairs[picture][which], title), study)
-    return figure
+    return credited(figure, [picture])
