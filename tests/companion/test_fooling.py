@@ -71,7 +71,7 @@ def test_margins_and_blocks_by_hand():
 
 
 def test_needed_nudges_of_a_linear_network():
-    """Margin .5 and l1 norm 10: .05 = 12.75 / 255, so that 16 is the first of the powers; in one block, .5 / 2 = 63.75."""
+    """Margin .5 and l1 norm 10: 12.75 of 255 levels, so 16 of the powers of two; in one block 63.75, so 64."""
     images = {"a": torch.tensor([[[0.75, 0.5], [0.5, 0.4375]]])}
     rows = fooling.needed_rows(linear(torch.tensor([[1.0, -2], [3, -4]])), images)
     assert rows.drop(columns="dims").loc[0].tolist() == ["a", 2, 1, 16, pytest.approx(12.75 * 0.5 / 0.5), 0.5]
@@ -114,9 +114,9 @@ def test_sign_steps_are_foolboxs(classifier):
 
 def test_shares_of_the_white_box_drop():
     """Of four digits the victim loses all that it knew, three; the others one and two of those: half on average."""
-    found = {("victim", "victim"): (1, 1, 1, 0), ("a", "victim"): (1, 0, 0, 0), ("b", "victim"): (0, 1, 1, 0)}
+    found = {("victim", "victim"): (1.0, 1, 1, 0), ("a", "victim"): (1.0, 0, 0, 0), ("b", "victim"): (0.0, 1, 1, 0)}
     rows = pd.concat(
-        pd.DataFrame({"epsilon": 0.2, "judge": j, "maker": m, "image": range(4), "before": lost, "after": 0})
+        pd.DataFrame({"epsilon": 0.2, "judge": j, "maker": m, "image": range(4), "before": lost, "after": 0.0})
         for (j, m), lost in found.items()
     )
     share = fooling.share(rows, [("a", "victim"), ("b", "victim")], ("victim", "victim"), 0.2)
@@ -140,10 +140,10 @@ def test_transfer_rows_hold_every_judge_and_maker(classifier):
 def test_noise_is_pushed_until_it_is_sure(classifier):
     torch.manual_seed(0)
     noise, classes = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
-    images, steps = fooling.confident(classifier, noise, classes, 0.6, 0.05)
-    p = classifier(images).softmax(1).gather(1, classes.unsqueeze(1)).squeeze(1)
-    assert ((p > 0.6) | (steps == 80)).all() and (p > 0.6).any()
-    assert 0 <= images.min() and images.max() <= 1
+    images, steps = fooling.confident(classifier, noise, classes, 0.37, 0.05)
+    p = classifier(images).detach().softmax(1).gather(1, classes.unsqueeze(1)).squeeze(1)
+    assert ((p > 0.37) | (steps == 80)).all() and 0 < (p > 0.37).sum() < 6
+    assert images.min() >= 0 and images.max() <= 1
     assert set(steps.tolist()) <= set(range(10, 90, 10))
 
 
@@ -158,7 +158,7 @@ def test_a_view_turns_as_scipy_does():
     turned = fooling.view(30)(image)[0, 0].numpy()
     theirs = rotate(image[0, 0].numpy(), 30, reshape=False, order=1)
     assert np.abs(turned - theirs)[6:-6, 6:-6].max() < 0.02
-    assert torch.equal(fooling.view(0, light=0.5)(image), image / 2)
+    assert_close(fooling.view(0, light=0.5)(image), image / 2, atol=1e-5, rtol=0)
     nearer = fooling.view(0, zoom=2)(image).sum() / image.sum()
     assert 3.5 < nearer < 4.2
 
@@ -199,7 +199,7 @@ def test_the_halves_share_no_digit():
 
 def test_a_surrogate_sees_answers_not_labels():
     half = Half("handwriting", 1, "train")
-    half.labels = None  # nobody looks
+    half.labels = torch.full_like(half.labels, -1)  # nobody looks
     seen = Answered(half, lambda x: nn.functional.one_hot((x.mean((1, 2, 3)) > 0.1).long() + 3, 10).float())
     pictures, answers = (torch.stack(part) for part in zip(*(seen[i] for i in range(50)), strict=True))
     assert answers.tolist() == [4 if p.mean() > 0.1 else 3 for p in pictures] and {3, 4} == set(answers.tolist())

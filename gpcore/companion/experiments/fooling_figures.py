@@ -2,8 +2,7 @@
 
 import textwrap
 import zlib
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gpcore.companion.experiments import fooling
-from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, credited, show
+from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, credited, grid, show
 from gpcore.companion.studies import Study
 
 DIRECTIONS = ("sign(w)", "−sign(w)", "random signs", "one entry")
@@ -68,21 +67,26 @@ def dimension_figure(exact: pd.DataFrame, measured: Mapping[str, pd.DataFrame]) 
     return figure
 
 
-def ostrich_panels(
-    images: Tensor, attacked: Tensor, before: Sequence[str], after: Sequence[str], *, gain: float = 10, rowwise: int = 2
-) -> list[list[Panel]]:
-    """Image, perturbation times `gain` about grey, attacked image, with the network's answers; `rowwise` to a row."""
-    triples = []
-    for i in range(len(images)):
-        enlarged = 0.5 + gain * (attacked[i] - images[i])
-        triples.append(
-            [
-                Panel("image", images[i], before[i]),
-                Panel("image", enlarged, f"× {gain:g}"),
-                Panel("image", attacked[i], after[i]),
-            ]
-        )
-    return [[*chain(*triples[i : i + rowwise])] for i in range(0, len(triples), rowwise)]
+def ostrich_figure(
+    study: Study, pictures: Mapping[str, tuple[Tensor, Tensor]], told: Mapping[str, tuple[str, str]], gain: float = 10
+) -> Figure:
+    """Two to a row: an image, its change times `gain` about grey, the attacked image, and the answers to both."""
+    rows: list[list[Panel]] = []
+    for i, (name, (image, attacked)) in enumerate(pictures.items()):
+        enlarged = Panel("image", 0.5 + gain * (attacked - image), f"× {gain:g}")
+        panels = [Panel("image", image, told[name][0]), enlarged, Panel("image", attacked, told[name][1])]
+        rows = [*rows[:-1], rows[-1] + panels] if i % 2 else [*rows, panels]
+    figure = grid(rows, study)
+    figure.set_size_inches(0.76 * PAGE, 0.18 * PAGE * len(rows))
+    _smooth(axes for i, axes in enumerate(figure.axes) if i % 3 != 1)
+    return credited(figure, pictures)
+
+
+def _smooth(panels: Iterable[Axes]) -> None:
+    """Photographs drawn smaller than they are, without the saw-teeth of nearest neighbours."""
+    for axes in panels:
+        for image in axes.images:
+            image.set_interpolation("antialiased")
 
 
 def noise_panels(noise: Tensor, found: Tensor, before: Sequence[str], after: Sequence[str]) -> list[list[Panel]]:
@@ -105,12 +109,13 @@ def views_figure(
     *,
     trained: float,
 ) -> Figure:
-    """Each picture under the shown views with the network's answer, and on the right its probability of the target over
-    the angle (rows of `fooling.view_rows`); attacks knew of angles up to `trained`."""
-    size = (PAGE, 1.1 * len(pictures) + 0.5)
-    layout: Any = [[*(f"{name}{angle}" for angle in shown), "plot", "plot"] for name in pictures]
+    """Pictures of the cat, each under the shown views with the network's answer; on the right its probability of the
+    target over the angle (rows of `fooling.view_rows`). Attacks knew of angles up to `trained`."""
+    size = (0.85 * PAGE, 1.1 * len(pictures) + 0.5)
+    layout: Any = [[*(f"{name}{angle}" for angle in shown), "plot"] for name in pictures]
+    ratios = [1] * len(shown) + [2]
     figure = plt.figure(figsize=size, layout="constrained")
-    axes = figure.subplot_mosaic(layout)
+    axes = figure.subplot_mosaic(layout, width_ratios=ratios)
     for name, image in pictures.items():
         for angle in shown:
             answer = rows[(rows["method"] == name) & (rows["image"] == angle)]["answer"].item()
@@ -120,7 +125,8 @@ def views_figure(
             axes[f"{name}{angle}"].title.set_fontsize(6.5)
         axes[f"{name}{shown[0]}"].set_ylabel(name)
     _over_angles(axes["plot"], rows, trained)
-    return figure
+    _smooth(figure.axes)
+    return credited(figure, ["chelsea"])
 
 
 def _over_angles(axes: Axes, rows: pd.DataFrame, trained: float) -> None:
@@ -138,7 +144,7 @@ def hog_figure(study: Study, images: Mapping[str, Tensor]) -> tuple[Figure, pd.D
 
     options = {"orientations": 9, "pixels_per_cell": (8, 8), "cells_per_block": (2, 2), "visualize": True}
     found = {name: hog(image.double().numpy(), **options) for name, image in images.items()}
-    figure, axes = plt.subplots(1, 2 * len(images), figsize=(5.2, 1.5), layout="constrained")
+    figure, axes = plt.subplots(1, 2 * len(images), figsize=(0.76 * PAGE, 1.5), layout="constrained")
     first, rows = next(iter(found.values()))[0], []
     for i, (name, (vector, drawn)) in enumerate(found.items()):
         show(axes[2 * i], Panel("image", images[name].expand(3, -1, -1), name), study)
@@ -165,4 +171,5 @@ def quiz_figure(
         which = i ^ turned
         title = f"{letter}: {('untouched', 'attacked')[which]}, “{told[picture][which]}”" if reveal == "yes" else letter
         show(axes[i], Panel("image", pairs[picture][which], title), study)
+    _smooth(axes)
     return credited(figure, [picture])
