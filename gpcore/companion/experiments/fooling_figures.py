@@ -111,7 +111,7 @@ def views_figure(
 ) -> Figure:
     """Pictures of the cat, each under the shown views with the network's answer; on the right its probability of the
     target over the angle (rows of `fooling.view_rows`). Attacks knew of angles up to `trained`."""
-    size = (0.85 * PAGE, 1.1 * len(pictures) + 0.5)
+    size = (0.7 * PAGE, 1.1 * len(pictures) + 0.5)
     layout: Any = [[*(f"{name}{angle}" for angle in shown), "plot"] for name in pictures]
     ratios = [1] * len(shown) + [2]
     figure = plt.figure(figsize=size, layout="constrained")
