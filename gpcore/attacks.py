@@ -5,7 +5,7 @@ one that runs a model does so under `untouched`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,27 @@ def cross_entropy(rest: Rest, labels: Tensor, *, void: int = 255, check: bool = 
         return -(target * logits.log_softmax(1)).flatten(1).sum(1), -backward(logit_signal(logits, target))
 
     return objective
+
+
+def over_views(objective: Objective, views: Sequence[Callable[[Tensor], Tensor]]) -> Objective:
+    """The mean of an objective over differentiable views of the images: (1/V) sum_v loss(v(x)), and its gradient.
+
+    Each view maps B x C x H x W to images of any size.  Raises ValueError: no views.
+    Source: Athalye et al., Synthesizing Robust Adversarial Examples, section 2.1, with the views drawn beforehand.
+    """
+    expect("views", "none", views, "at least one")
+
+    def mean(images: Tensor) -> tuple[Tensor, Tensor]:
+        losses, total = list[Tensor](), torch.zeros_like(images)
+        for view in views:
+            with torch.enable_grad():
+                seen = view(leaf := images.detach().requires_grad_())
+            loss, gradient = objective(seen.detach())
+            losses.append(loss)
+            total += torch.autograd.grad(seen, leaf, gradient)[0] / len(views)
+        return torch.stack(losses).mean(0), total
+
+    return mean
 
 
 def projected_gradient(

@@ -235,6 +235,29 @@ def test_any_objective():
     assert_close(found.losses, towards(place)(start)[0].unsqueeze(0))
 
 
+def test_a_mean_over_views_by_hand():
+    """Of an image (a, b): as it is and doubled with its sides swapped, (2 b, 2 a), both to come near (1, 0)."""
+    place = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    objective = attacks.over_views(towards(place), [lambda x: x, lambda x: 2 * x.flip(-1)])
+    loss, gradient = objective(torch.tensor([[0.5, 0.25], [0.0, 1.0]]).view(2, 1, 1, 2))
+    # losses ((a - 1)^2 + b^2 + (2 b - 1)^2 + (2 a)^2) / 2; gradients (5 a - 1, 5 b - 2)
+    assert_close(loss, torch.tensor([0.78125, 1.5]))
+    assert_close(gradient.flatten(1), torch.tensor([[1.5, -0.75], [-1.0, 3.0]]))
+    with pytest.raises(ValueError, match="views: got none, expected at least one"):
+        attacks.over_views(towards(place), [])
+
+
+def test_a_mean_over_views_is_autograds():
+    model, images = network("classify"), pictures()
+    labels = labels_for(model, images, False)
+    views = [lambda x: x.flip(-1), lambda x: 0.7 * x.roll(1, 2) ** 2]
+    loss, gradient = attacks.over_views(cross_entropy(model, labels), views)(images)
+    leaf = images.clone().requires_grad_()
+    expected = sum(torch_cross_entropy(model(view(leaf)), labels, reduction="none") for view in views) / 2
+    assert_close(loss, expected.detach())
+    assert_close(gradient, torch.autograd.grad(expected.sum(), leaf)[0])
+
+
 @pytest.mark.parametrize("ascend", [False, True])
 def test_the_best_iterate_is_kept_image_by_image(ascend):
     values = iter(torch.tensor([[3.0, 5, 2], [math.nan, 4, 1], [1, 9, 1], [2, 2, 1]]).unbind())

@@ -40,6 +40,37 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         return self.pictures[index].float() / 255, self.labels[index]
 
 
+class Half(Pictures):
+    """Every second one of a source's training pictures, beginning with `first`, 0 or 1; the other splits are whole.
+
+    The two halves share no picture and have as many of each class.  Raises ValueError: what `Pictures` does.
+    """
+
+    def __init__(self, source: str, first: int, split: str) -> None:
+        super().__init__(source, split)
+        expect("first", first, first in (0, 1), "0 or 1")
+        if split == "train":
+            self.pictures, self.labels = self.pictures[first::2], self.labels[first::2]
+
+
+class Answered(Dataset[tuple[Tensor, Tensor]]):
+    """A data set's pictures with a network's answers to them: the most likely class of each; true labels are withheld.
+
+    `network` is called once, in its mode, on all pictures (N x C x H x W to logits N x K).
+    """
+
+    def __init__(self, data: Pictures, network: Callable[[Tensor], Tensor]) -> None:
+        self.pictures = torch.stack([data[i][0] for i in range(len(data))])
+        with torch.no_grad():
+            self.answers = network(self.pictures).argmax(1)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.pictures[index], self.answers[index]
+
+
 def _handwriting(split: str) -> tuple[Tensor, Tensor]:
     ink = (255 * handwriting()[:, list(EXAMPLES[split])]).round().byte()
     return ink.view(-1, 1, 28, 28), torch.arange(10).repeat_interleave(len(EXAMPLES[split]))

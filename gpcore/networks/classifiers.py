@@ -8,14 +8,14 @@ from collections import OrderedDict
 from torch import nn
 
 
-def lenet(classes: int) -> nn.Sequential:
+def lenet(classes: int, hidden: int = 500) -> nn.Sequential:
     """LeNet as Caffe ships it, for 1 x 28 x 28 digits (0.43 M parameters); a ReLU also follows each convolution."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (inputs, outputs) in enumerate(((1, 20), (20, 50)), 1):
         layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, 5)
         layers[f"relu{i}"] = nn.ReLU()
         layers[f"pool{i}"] = nn.MaxPool2d(2)
-    return nn.Sequential(layers | _head(3, 800, 500, classes, (0.3, 0.5)))
+    return nn.Sequential(layers | _head(3, 800, hidden, classes, (0.3, 0.5)))
 
 
 def cifar_net(classes: int) -> nn.Sequential:

@@ -220,6 +220,23 @@ CASES = {
         "at_over_chance 1 [0.1, 2]; at_over_pre -1 [-2, -0.1]": "fails",
     },
     "ROB-13": {"correlation 0.601": "holds", "correlation 0.6": "fails"},
+    "LEC-01": {
+        "score -3; p 0.0474; nudged 2; p_nudged 0.881": "holds",
+        "score -3; p 0.0474; nudged -0.5; p_nudged 0.378": "fails",
+    },
+    "LEC-02": {
+        "by_size 0.5 [0.4, 0.6]": "holds",
+        "by_size 0.2 [-0.1, 0.6]": "undecided",
+        "by_size -0.2 [-0.3, -0.1]": "fails",
+    },
+    "LEC-03": {
+        "difference 1 [0.1, 2]": "holds",
+        "difference 1 [-0.1, 2]": "undecided",
+        "difference -1 [-2, -0.1]": "fails",
+    },
+    "LEC-04": {"share 40 [26, 50]": "holds", "share 40 [24, 50]": "undecided", "share 20 [10, 24]": "fails"},
+    "LEC-05": {"share 40 [26, 50]": "holds", "share 40 [24, 50]": "undecided", "share 20 [10, 24]": "fails"},
+    "LEC-06": {"share 100 [83, 100]": "holds", "share 60 [36, 81]": "undecided", "share 20 [6, 44]": "fails"},
     "LEC-08": {
         "matches 4; expected 4; peak 1 [0.1, 2]": "holds",
         "matches 4; expected 4; peak 1 [-0.1, 2]": "undecided",

@@ -99,6 +99,12 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "ROB-11": lambda n: n["variation"] > 0.25,
     "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
     "ROB-13": lambda n: n["correlation"] > 0.6,
+    "LEC-01": lambda n: (n["score"], n["nudged"], n["p"], n["p_nudged"]) == (-3, 2, 0.0474, 0.881),
+    "LEC-02": lambda n: _above_zero(n, "by_size"),  # halvings of the nudge per doubling of the dimensions
+    "LEC-03": lambda n: _above_zero(n, "difference"),
+    "LEC-04": lambda n: _sign(n["share"].low - 25, n["share"].high - 25),  # per cent of the white-box drop
+    "LEC-05": lambda n: _sign(n["share"].low - 25, n["share"].high - 25),
+    "LEC-06": lambda n: _sign(n["share"].low - 50, n["share"].high - 50),  # per cent of the images that get there
     "LEC-08": lambda n: _all(n["matches"] == n["expected"], _above_zero(n, "peak")),
     # what is left of a checkerboard is no peak when it lies below a tenth of what transposed convolutions draw
     "LEC-09": lambda n: _above_zero(n, "nearest_below_tenth", "bilinear_below_tenth"),

@@ -1,10 +1,11 @@
 """Classification of single pictures: the embedded handwriting, MNIST and CIFAR-10."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from gpcore.companion.studies import parts
-from gpcore.companion.studies.study import Network, Recipe, Study
+from gpcore.companion.studies.study import Data, Network, Recipe, Study
 from gpcore.datasets import classification
 from gpcore.networks.classifiers import cifar_net, lenet
 
@@ -27,7 +28,31 @@ def _handwritten(name: str, recipe: Recipe) -> Study:
     )
 
 
+def _answered(split: str) -> classification.Answered:
+    """The second half's digits with the answers of the network that learnt the first."""
+    return classification.Answered(classification.Half("handwriting", 1, split), HANDWRITING.network("half-a"))
+
+
 HANDWRITING = _handwritten("handwriting", Recipe(40, samples=3000, batch=50, rate=1e-3))
+_LEARNERS: dict[
+    str, Callable[[str], Data]
+] = {  # networks of one smaller shape, for attacks that one of them makes and another sees
+    "half-a": partial(classification.Half, "handwriting", 0),
+    "half-b": partial(classification.Half, "handwriting", 1),
+    "answers-b": _answered,
+}
+HANDWRITING = replace(
+    HANDWRITING,
+    networks={
+        **HANDWRITING.networks,
+        **parts.by_store(
+            *(
+                Network(partial(lenet, hidden=100), store, Recipe(40, 1500, 50, 1e-3), dataset=data)
+                for store, data in _LEARNERS.items()
+            )
+        ),
+    },
+)
 MNIST = replace(
     _handwritten("mnist", Recipe(8, samples=55_000, batch=100, rate=1e-3)), tasks={"classification": "mnist"}
 )
