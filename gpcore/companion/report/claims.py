@@ -99,7 +99,9 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "ROB-11": lambda n: n["variation"] > 0.25,
     "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
     "ROB-13": lambda n: n["correlation"] > 0.6,
+    "LEC-07": lambda n: _above_zero(n, "upper_half", "all_layers"),  # guided minus gradient, by what is shuffled
     "LEC-14": lambda n: _above_zero(n, "gain"),
+    "LEC-18": lambda n: _above_zero(n, "over_chance"),
 }
 
 
