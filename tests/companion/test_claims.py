@@ -220,10 +220,20 @@ CASES = {
         "at_over_chance 1 [0.1, 2]; at_over_pre -1 [-2, -0.1]": "fails",
     },
     "ROB-13": {"correlation 0.601": "holds", "correlation 0.6": "fails"},
+    "LEC-07": {
+        "upper_half 0.5 [0.4, 0.6]; all_layers 0.1 [0.05, 0.2]": "holds",
+        "upper_half 0.5 [0.4, 0.6]; all_layers 0 [-0.1, 0.1]": "undecided",
+        "upper_half 0.5 [0.4, 0.6]; all_layers -0.1 [-0.2, -0.05]": "fails",
+    },
     "LEC-14": {
         "gain 0.1 [0.01, 0.2]": "holds",
         "gain 0.1 [-0.01, 0.2]": "undecided",
         "gain -0.1 [-0.2, -0.01]": "fails",
+    },
+    "LEC-18": {
+        "over_chance 0.2 [0.1, 0.3]": "holds",
+        "over_chance 0.1 [-0.1, 0.3]": "undecided",
+        "over_chance -0.2 [-0.3, -0.1]": "fails",
     },
     "GP-30": {
         "classification 3 [1, 5]; segmentation 6": "holds",
