@@ -255,6 +255,11 @@ CASES = {
         "matches 11; expected 11; same_parameters 0": "fails",
     },
     "LEC-12": {"ratio 10.1; lenet_ratio 2": "holds", "ratio 10; lenet_ratio 20": "fails"},
+    "LEC-07": {
+        "upper_half 0.5 [0.4, 0.6]; all_layers 0.1 [0.05, 0.2]": "holds",
+        "upper_half 0.5 [0.4, 0.6]; all_layers 0 [-0.1, 0.1]": "undecided",
+        "upper_half 0.5 [0.4, 0.6]; all_layers -0.1 [-0.2, -0.05]": "fails",
+    },
     "LEC-14": {
         "gain 0.1 [0.01, 0.2]": "holds",
         "gain 0.1 [-0.01, 0.2]": "undecided",
@@ -281,6 +286,11 @@ CASES = {
         "pool1_over_pixels 5 [4, 6]; pool2_over_pool1 1 [0.1, 2]": "holds",
         "pool1_over_pixels 5 [4, 6]; pool2_over_pool1 1 [-0.1, 2]": "undecided",
         "pool1_over_pixels 5 [4, 6]; pool2_over_pool1 -1 [-2, -0.1]": "fails",
+    },
+    "LEC-18": {
+        "over_chance 0.2 [0.1, 0.3]": "holds",
+        "over_chance 0.1 [-0.1, 0.3]": "undecided",
+        "over_chance -0.2 [-0.3, -0.1]": "fails",
     },
     "GP-30": {
         "classification 3 [1, 5]; segmentation 6": "holds",

@@ -108,7 +108,7 @@ def test_credits_stand_below_the_pictures_and_within_the_page():
     (text,) = (each for each in figure.texts if each.get_text())
     assert text.get_text().replace("\n", " ").startswith("Photographs: chelsea, Stéfan van der Walt (CC0); flower,")
     places = text.get_window_extent(), *(axes.get_window_extent() for axes in figure.axes)
-    assert 0 <= places[0].x0 and places[0].x1 <= figure.bbox.width
+    assert places[0].x0 >= 0 and places[0].x1 <= figure.bbox.width
     assert all(places[0].y1 <= each.y0 for each in places[1:])
     plt.close(figure)
 

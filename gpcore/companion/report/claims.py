@@ -105,6 +105,7 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "LEC-04": lambda n: _sign(n["share"].low - 25, n["share"].high - 25),  # per cent of the white-box drop
     "LEC-05": lambda n: _sign(n["share"].low - 25, n["share"].high - 25),
     "LEC-06": lambda n: _sign(n["share"].low - 50, n["share"].high - 50),  # per cent of the images that get there
+    "LEC-07": lambda n: _above_zero(n, "upper_half", "all_layers"),  # guided minus gradient, by what is shuffled
     "LEC-08": lambda n: _all(n["matches"] == n["expected"], _above_zero(n, "peak")),
     # what is left of a checkerboard is no peak when it lies below a tenth of what transposed convolutions draw
     "LEC-09": lambda n: _above_zero(n, "nearest_below_tenth", "bilinear_below_tenth"),
@@ -113,6 +114,7 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
     "LEC-14": lambda n: _above_zero(n, "gain"),
     "LEC-16": lambda n: n["matches"] == n["expected"],
     "LEC-17": lambda n: _above_zero(n, "smoother", "recognised"),
+    "LEC-18": lambda n: _above_zero(n, "over_chance"),
     "LEC-19": lambda n: _all(
         *(_sign(n[f"code_{at}"].low - 0.3, n[f"code_{at}"].high - 0.3) for at in ("tsne", "itself")),
         _above_zero(n, "over_pixels_tsne", "over_pixels_itself"),
