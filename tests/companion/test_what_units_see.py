@@ -10,6 +10,7 @@ from torch import nn
 from gpcore.companion.experiments import codes, unit_pictures
 from gpcore.companion.experiments import what_units_see as see
 from gpcore.companion.experiments.what_units_see import Field, Strongest
+from gpcore.companion.report import light
 from gpcore.networks.classifiers import lenet
 from gpcore.saliency import attribute, unit
 
@@ -162,4 +163,4 @@ def test_mosaics_and_dead_filters():
 
 def test_a_figure_becomes_lighter():
     figure = unit_pictures.remains(pd.DataFrame({"unit": [0, 1], "a": [1, 2], "b": [3, 4]}), "a", "b", [1], [1])
-    assert unit_pictures.light(figure, 16).data.startswith(b"\x89PNG")
+    assert light(figure, 16).data.startswith(b"\x89PNG")
