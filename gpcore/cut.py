@@ -4,6 +4,7 @@ While the caller's model predicts, what every torch function before the module r
 back instead of computing it. Nothing is traced or patched, and no other thread takes part.
 """
 
+import contextlib
 import difflib
 import weakref
 from collections.abc import Callable
@@ -222,3 +223,23 @@ def _find(model: nn.Module, at: str) -> nn.Module:
         return module
     close = difflib.get_close_matches(at, modules, 5, 0.5) or [*modules][:20]
     raise ValueError(f"at: the model has no module {at!r}; close names: {', '.join(close)}")
+
+
+class _Reached(Exception):
+    """What lies beyond a module is not asked for."""
+
+
+def activations(model: nn.Module, images: Tensor, at: str = "") -> Tensor:
+    """What the module `at` answers to images, and nothing beyond it is run; without `at`, the logits."""
+    if not at:
+        return logits_of(model(images))
+    kept = list[Tensor]()
+
+    def keep(output: Tensor) -> None:
+        kept.append(output)
+        raise _Reached
+
+    with contextlib.suppress(_Reached), hooked(model.get_submodule(at), keep):
+        model(images)
+    expect("at", repr(at), kept, "a module that is called")
+    return kept[0]

@@ -3,7 +3,6 @@
 For pictures that fit a label map see `gpcore.synthesis`.
 """
 
-import contextlib
 import math
 from collections.abc import Callable
 
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
 from gpcore.attacks import Bounds, check_bounds, clip
-from gpcore.checks import check_classes, expect, logits_of
+from gpcore.checks import check_classes, expect
+from gpcore.cut import activations
 from gpcore.gradient import as_generator, normalise
 from gpcore.progress import progress
-from gpcore.untouched import hooked, untouched
+from gpcore.untouched import untouched
 
 
 @untouched
@@ -141,26 +141,6 @@ def smoothed(gradient: Tensor, power: float) -> Tensor:
     f = torch.hypot(torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])).clamp_min(1 / max(size))
     weighed: Tensor = torch.fft.irfft2(torch.fft.rfft2(gradient) / f.to(gradient) ** power, s=size)
     return weighed
-
-
-class _Reached(Exception):
-    """What lies beyond a module is not asked for."""
-
-
-def activations(model: nn.Module, images: Tensor, at: str = "") -> Tensor:
-    """What the module `at` answers to images, and nothing beyond it is run; without `at`, the logits."""
-    if not at:
-        return logits_of(model(images))
-    kept = list[Tensor]()
-
-    def keep(output: Tensor) -> None:
-        kept.append(output)
-        raise _Reached
-
-    with contextlib.suppress(_Reached), hooked(model.get_submodule(at), keep):
-        model(images)
-    expect("at", repr(at), kept, "a module that is called")
-    return kept[0]
 
 
 def regularised(images: Tensor, blur: float, sparsity: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpcore.checks import check_images, expect, logits_of
+from gpcore.cut import activations
 from gpcore.progress import progress
 
 Read = Callable[[Tensor], Tensor]  # of what a module returns: B numbers, one of each image
@@ -24,15 +25,7 @@ class _Reader(nn.Module):
         self.network, self.read, self.at = network, read, at
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self.at:
-            return self.read(logits_of(self.network(images)))
-        kept = list[Tensor]()
-        hook = self.network.get_submodule(self.at).register_forward_hook(lambda *call: kept.append(call[-1]))
-        try:
-            self.network(images)
-        finally:
-            hook.remove()
-        return self.read(kept[0])
+        return self.read(activations(self.network, images, self.at))
 
 
 def attribute(network: nn.Module, images: Tensor, read: Read, *, rule: str = "gradient", at: str = "") -> Tensor:

@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torch.testing import assert_close
 
-from gpcore.dreams import activations, class_images, dream, regularised, smoothed
+from gpcore.cut import activations
+from gpcore.dreams import class_images, dream, regularised, smoothed
 
 
 def flat(weights):

@@ -1,6 +1,7 @@
 """One notebook executed by papermill in a process of its own: what went wrong, and its outputs taken back."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -85,3 +86,24 @@ def replace_file(path: Path, content: bytes) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a copy of `new` in the place of `target` by renames, so that old and new files never mix."""
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    try:
+        shutil.copytree(new, fresh)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    finally:
+        recover(target)
+
+
+def recover(target: Path) -> None:
+    """Undo what `replace_folder` left when it failed or its run was killed."""
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

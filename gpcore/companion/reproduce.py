@@ -27,7 +27,7 @@ import nbformat
 from gpcore import paths
 from gpcore.checks import expect
 from gpcore.companion import studies
-from gpcore.companion.execution import copy_outputs, execute, replace_file
+from gpcore.companion.execution import copy_outputs, execute, recover, replace_file, replace_folder
 
 LAST = "99_claims"  # reads what the other notebooks left, and writes the study's ledger beside their folders
 
@@ -187,27 +187,6 @@ def longest_first(notebooks: Iterable[Path], runs: Iterable[Path]) -> list[Path]
     text = "".join(path.read_text(errors="replace") for path in runs if path.is_file())
     seconds = dict(re.findall(r"^(\w+),(\d+)$", text, flags=re.MULTILINE))
     return sorted(notebooks, key=lambda notebook: -float(seconds.get(notebook.stem, "inf")))
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a copy of `new` in the place of `target` by renames, so that old and new files never mix."""
-    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
-    try:
-        shutil.copytree(new, fresh)
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    finally:
-        recover(target)
-
-
-def recover(target: Path) -> None:
-    """Undo what `replace_folder` left when it failed or its run was killed."""
-    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
-    shutil.rmtree(fresh, ignore_errors=True)
-    if old.exists() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def record_seconds(outcomes: Iterable[Outcome], path: Path) -> None:

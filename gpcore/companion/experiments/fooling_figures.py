@@ -78,6 +78,8 @@ def ostrich_figure(
         rows = [*rows[:-1], rows[-1] + panels] if i % 2 else [*rows, panels]
     figure = grid(rows, study)
     figure.set_size_inches(0.76 * PAGE, 0.18 * PAGE * len(rows))
+    for axes in figure.axes:
+        axes.title.set_fontsize(6.5)
     _smooth(axes for i, axes in enumerate(figure.axes) if i % 3 != 1)
     return credited(figure, pictures)
 

@@ -11,6 +11,7 @@ from gpcore import dreams
 from gpcore.attacks import random_noise
 from gpcore.companion.experiments.inpainting import high_frequency
 from gpcore.companion.report import Panel
+from gpcore.cut import activations
 from gpcore.datasets.photographs import categories, photograph
 
 # the lecture's; "washer" is its washing machine
@@ -72,7 +73,7 @@ def richer(network: nn.Module, at: str, names: Sequence[str], size: int, step_si
     rows = []
     with torch.inference_mode():
         before, *after = (
-            dreams.activations(network, x, at).flatten(1) for x in (images, dreamt, (images + noise).clamp(0, 1))
+            activations(network, x, at).flatten(1) for x in (images, dreamt, (images + noise).clamp(0, 1))
         )
     for step, values in zip(("dream", "random"), after, strict=True):
         for name, h, new in zip(names, before, values, strict=True):

@@ -22,10 +22,9 @@ from gpcore.companion.experiments.what_units_see import (
     guided,
     patches,
     receptive_field,
-    visible,
 )
 from gpcore.companion.report.explorer import Explorer
-from gpcore.companion.report.panels import OKABE_ITO, PAGE, credited
+from gpcore.companion.report.panels import OKABE_ITO, PAGE, credited, visible
 
 DIGITS = (*OKABE_ITO[:6], "#AA8800", "#000000", "#882255", "#777777")  # a colour for each of ten classes
 

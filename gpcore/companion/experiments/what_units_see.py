@@ -149,12 +149,6 @@ def guided(part: Upto, unit: int, images: Tensor, places: Tensor) -> Tensor:
     return maps
 
 
-def visible(maps: Tensor) -> Tensor:
-    """Signed N x C x H x W maps as pictures in [0, 1], each on its own scale, 0.5 where nothing comes back."""
-    scale = maps.abs().flatten(1).quantile(0.995, 1).clamp(min=1e-12)
-    return (0.5 + maps / scale.view(-1, 1, 1, 1) / 2).clamp(0, 1)
-
-
 def selective(found: Strongest, count: int, top: int = 4) -> list[int]:
     """The units whose mean over the `top` pictures that excite them most is the largest multiple of that over all.
 

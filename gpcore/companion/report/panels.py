@@ -136,6 +136,12 @@ def credited(figure: Figure, names: Iterable[str]) -> Figure:
     return figure
 
 
+def visible(maps: Tensor) -> Tensor:
+    """Signed N x C x H x W maps as pictures in [0, 1], each on its own scale, 0.5 where nothing comes back."""
+    scale = maps.abs().flatten(1).quantile(0.995, 1).clamp(min=1e-12)
+    return (0.5 + maps / scale.view(-1, 1, 1, 1) / 2).clamp(0, 1)
+
+
 def light(figure: Figure, colours: int = 0) -> display.Image:
     """The figure for a notebook at a fraction of its size: as JPEG, or as PNG of some `colours`, 256 at the most."""
     full, stream = io.BytesIO(), io.BytesIO()

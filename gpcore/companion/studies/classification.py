@@ -33,23 +33,20 @@ def _answered(split: str) -> classification.Answered:
     return classification.Answered(classification.Half("handwriting", 1, split), HANDWRITING.network("half-a"))
 
 
-HANDWRITING = _handwritten("handwriting", Recipe(40, samples=3000, batch=50, rate=1e-3))
-_LEARNERS: dict[
-    str, Callable[[str], Data]
-] = {  # networks of one smaller shape, for attacks that one of them makes and another sees
-    "half-a": partial(classification.Half, "handwriting", 0),
-    "half-b": partial(classification.Half, "handwriting", 1),
-    "answers-b": _answered,
-}
+def _learner(store: str, data: Callable[[str], Data]) -> Network:
+    """Of one smaller shape, for attacks that one of them makes and another sees."""
+    return Network(partial(lenet, hidden=100), store, Recipe(40, samples=1500, batch=50, rate=1e-3), dataset=data)
+
+
+_ALONE = _handwritten("handwriting", Recipe(40, samples=3000, batch=50, rate=1e-3))
 HANDWRITING = replace(
-    HANDWRITING,
+    _ALONE,
     networks={
-        **HANDWRITING.networks,
+        **_ALONE.networks,
         **parts.by_store(
-            *(
-                Network(partial(lenet, hidden=100), store, Recipe(40, 1500, 50, 1e-3), dataset=data)
-                for store, data in _LEARNERS.items()
-            )
+            _learner("half-a", partial(classification.Half, "handwriting", 0)),
+            _learner("half-b", partial(classification.Half, "handwriting", 1)),
+            _learner("answers-b", _answered),
         ),
     },
 )
