@@ -1,7 +1,7 @@
 """Segmentation metrics from confusion matrices, bootstrap intervals over images."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,12 +66,32 @@ def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int
     It maps each sample's sums, R x ... of samples N x ..., to R values, one per resample, and does the same without R.
     Resamples in which it is undefined, such as the IoU of a class that none of their images shows, do not count.
     """
+    return _interval(*_resampled(statistic, *samples, resamples=resamples, seed=seed))
+
+
+def difference(
+    first: Callable[..., Tensor], ours: Sequence[Tensor], second: Callable[..., Tensor], theirs: Sequence[Tensor]
+) -> Interval:
+    """`first` of our samples minus `second` of theirs, as in `bootstrap`, the two resampled independently: they need
+    share neither images nor their number."""
+    (a, several), (b, others) = _resampled(first, *ours, seed=0), _resampled(second, *theirs, seed=1)
+    return _interval(a - b, several - others)
+
+
+def _resampled(
+    statistic: Callable[..., Tensor], *samples: Tensor, resamples: int = 1000, seed: int = 0
+) -> tuple[float, Tensor]:
+    """The statistic of all images, and of each resample."""
     count = len(samples[0])
     drawn = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
     times = torch.zeros(drawn.shape, dtype=torch.double).scatter_add_(1, drawn, torch.ones_like(drawn).double())
     values = statistic(*(torch.tensordot(times, sample.double(), 1) for sample in samples))  # sums of counts are exact
+    return float(statistic(*(sample.double().sum(0) for sample in samples))), values
+
+
+def _interval(value: float, values: Tensor) -> Interval:
     low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return Interval(float(statistic(*(sample.double().sum(0) for sample in samples))), low, high)
+    return Interval(value, low, high)
 
 
 def mean(values: Tensor) -> Interval:

@@ -53,12 +53,21 @@ def guided(network: nn.Module, pictures: Tensor, labels: Tensor, epsilons: Seque
     return every
 
 
-def guided_by_signs(network: nn.Module, pictures: Tensor, classes: Tensor, epsilon: float) -> Tensor:
-    """Classes predicted as the paper's formula is printed, x + epsilon mean_i sign(g_i) over neighbours i, of the
-    `classes` N x k: N."""
+def guided_by_signs(
+    network: nn.Module, pictures: Tensor, classes: Tensor, epsilons: Sequence[float], places: Tensor | None = None
+) -> Tensor:
+    """Classes predicted after x + epsilon mean_i sign(g_i) over neighbours i, of the `classes` N x k, by each epsilon:
+    E x N.
+
+    g_i is taken at x for the neighbour's class, as the paper's text has it; or at `places`, the neighbours themselves
+    (N x k x C x H x W), as its formula sign(grad_X J(theta, X_i, Y_nn_i)) is printed.
+    """
     predicted = []
-    for x, near in zip(pictures.split(PART), classes.split(PART), strict=True):
-        signs = [guide(network, x, 0.0, labels=column).signal.sign() for column in near.unbind(1)]
+    for part in torch.arange(len(pictures)).split(PART):
+        x, labels = pictures[part], classes[part].unbind(1)
+        at = [x] * len(labels) if places is None else places[part].unbind(1)
+        signs = [guide(network, a, 0.0, labels=each).signal.sign() for a, each in zip(at, labels, strict=True)]
         with torch.no_grad():
-            predicted.append(network(x + epsilon * torch.stack(signs).mean(0)).argmax(1))
-    return torch.cat(predicted)
+            step = torch.stack(signs).mean(0)
+            predicted.append(torch.stack([network(x + epsilon * step).argmax(1) for epsilon in epsilons]))
+    return torch.cat(predicted, 1)

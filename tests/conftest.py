@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from gpcore import paths
-from gpcore.companion.studies import DIGITS, Study
+from gpcore.companion.studies import MOSAICS, Study
 from gpcore.networks.fcn import fcn_small
 
 EPSILON = 0.02
@@ -92,4 +92,4 @@ def study(monkeypatch):
     tuned = {"epsilon": EPSILON, "crf": CRF, "entropy": {"epsilon": 0.05}}
     monkeypatch.setattr(Study, "network", lambda self, name, seed=0: network)
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: tuned)
-    return dataclasses.replace(DIGITS, images={"train": 4, "val": 4, "test": 4}, batch=3, crfs=(CRF,))
+    return dataclasses.replace(MOSAICS, images={"train": 4, "val": 4, "test": 4}, batch=3, crfs=(CRF,))

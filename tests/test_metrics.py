@@ -158,3 +158,13 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert found.p == pytest.approx(2 * (1 + 10) / 2**10)
     assert metrics.mcnemar(after, before, truth)[:2] == (1, 9)
     assert metrics.mcnemar(truth, truth, truth) == (0, 0, 1.0)
+
+
+def test_difference_resamples_both_by_themselves():
+    """Means of a sample that varies and of one that does not; of another length."""
+    ours, theirs = torch.tensor([0.0, 0, 0, 4]), torch.tensor([3.0] * 7)
+    found = metrics.difference(lambda s: s / 4, [ours], lambda s: s / 7, [theirs])
+    alone = metrics.mean(ours)
+    assert found == pytest.approx([alone.value - 3, alone.low - 3, alone.high - 3])
+    same = metrics.difference(lambda s: s / 4, [ours], lambda s: s / 4, [ours])
+    assert same.value == 0 and same.low < 0 < same.high  # not paired

@@ -68,9 +68,31 @@ def test_averaged_signs_are_added_as_they_are(classifier):
     classes = torch.randint(5, (6, 3), generator=generator)
     seen = []
     handle = classifier[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    found = neighbours.guided_by_signs(classifier, pictures, classes, 0.3)
+    found = neighbours.guided_by_signs(classifier, pictures, classes, (-0.1, 0.3))
     handle.remove()
     moved = pictures + 0.3 * torch.stack([downhill(classifier, pictures, c).sign() for c in classes.unbind(1)]).mean(0)
     torch.testing.assert_close(seen[-1], moved)
-    assert torch.equal(found, classifier(moved).argmax(1))
+    assert found.shape == (2, 6) and torch.equal(found[1], classifier(moved).argmax(1))
+    assert torch.equal(found[0], classifier(pictures - (moved - pictures) / 3).argmax(1))
     assert {round(10 * size, 3) for size in (moved - pictures).abs().unique().tolist()} == {1, 3}
+
+
+def test_to_the_letter_gradients_are_taken_at_the_neighbours(classifier, monkeypatch):
+    """One picture and one neighbour at a time, by autograd alone; in parts of four pictures."""
+    monkeypatch.setattr(neighbours, "PART", 4)
+    generator = torch.Generator().manual_seed(4)
+    pictures, places = torch.rand(6, 1, 8, 8, generator=generator), torch.rand(6, 3, 1, 8, 8, generator=generator)
+    classes = torch.randint(5, (6, 3), generator=generator)
+    seen = []
+    handle = classifier[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    found = neighbours.guided_by_signs(classifier, pictures, classes, (0.3,), places)
+    handle.remove()
+    steps = []
+    for i in range(6):
+        total = torch.zeros(1, 8, 8)
+        for j in range(3):
+            total += downhill(classifier, places[i, j][None], classes[i, j][None])[0].sign()
+        steps.append(0.3 * total / 3)
+    moved = pictures + torch.stack(steps)
+    torch.testing.assert_close(torch.cat([seen[6], seen[13]]), moved)  # after two passes for each gradient
+    assert torch.equal(found[0], classifier(moved).argmax(1))

@@ -123,7 +123,7 @@ def test_imports_run_one_way() -> None:
     }
     graph = {name: imported(path, {*files}) for name, path in files.items()}
     graphlib.TopologicalSorter(graph).prepare()
-    floors = ("weights", "studies", "measure", "cost", "tuning", "training", "report", "experiments")
+    floors = ("weights", "studies", "measure", "cost", "tuning", "training", "spread", "report", "experiments")
     floor = {
         name: i for name in files for i, each in enumerate(floors) if f"{name}.".startswith(f"gpcore.companion.{each}.")
     }

@@ -6,7 +6,7 @@ import torch
 
 from gpcore.datasets import scenes
 from gpcore.datasets.digits import EXAMPLES, handwriting
-from gpcore.datasets.scenes import CLASSES, COLOURS, GROUNDS, SCENE_CLASSES, VOID, Scenes, scene
+from gpcore.datasets.scenes import CLASSES, COLOURS, GROUNDS, SCENE_CLASSES, SCENE_COLOURS, VOID, Scenes, scene
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,9 @@ def test_shapes_and_types(some):
         assert each.image.min() >= 0 and each.image.max() <= 1
         assert all(part.shape == (128, 160) and part.dtype == torch.int64 for part in each[1:])
     assert len(CLASSES) == len(COLOURS) == 11 and len(set(COLOURS)) == 11 and len(SCENE_CLASSES) == 44
+    assert len(SCENE_COLOURS) == len(set(SCENE_COLOURS)) == 44
+    apart = torch.cdist(torch.tensor(SCENE_COLOURS).float(), torch.tensor(SCENE_COLOURS).float(), p=1)
+    assert (apart + 1000 * torch.eye(44)).min() >= 20 and {len(colour) for colour in SCENE_COLOURS} == {3}
 
 
 def test_statistics_are_vocs(some):

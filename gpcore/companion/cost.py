@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpcore.companion.studies import Study
+from gpcore.companion.studies import POOLS, Study
 from gpcore.perturb import guide
 
 ALONE = "network alone"
@@ -50,17 +50,25 @@ class PeakMemory(TorchDispatchMode):
         self.now -= size
 
 
+def places(study: Study, name: str) -> dict[str, float]:
+    """Where a step of this network may be taken, each with the epsilon that validation images chose there: at the
+    input, and at the pools that were tried."""
+    tuned = study.tuned(name)
+    return {"input": tuned["epsilon"], **{pool: tuned[pool]["epsilon"] for pool in POOLS if pool in tuned}}
+
+
 def _tasks(study: Study, name: str) -> dict[str, Callable[[], object]]:
-    network, tuned = study.network(name), study.tuned(name)
+    network = study.network(name)
     images, _ = next(study.batches("test", study.batch))
 
     def alone() -> None:
         with torch.no_grad():
             network(images)
 
-    steps = {"input": functools.partial(guide, network, images, tuned["epsilon"])}
-    for layer in study.networks[name].layers:
-        steps[layer] = functools.partial(guide, network, images, tuned[layer]["epsilon"], at=layer)
+    steps = {
+        place: functools.partial(guide, network, images, epsilon, at=None if place == "input" else place)
+        for place, epsilon in places(study, name).items()
+    }
     return {ALONE: alone, **steps}
 
 

@@ -111,6 +111,8 @@ def fit(
     Raises ValueError: a checkpoint of another name, recipe, seed or `identity`: what else the weights depend on.
     """
     network.to(device).train()
+    if recipe.bfloat16:
+        network.to(memory_format=torch.channels_last)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(recipe.frozen))
@@ -137,7 +139,8 @@ def fit(
         with torch.random.fork_rng():
             torch.manual_seed(seed * 10_000 + number)
             for batch in tqdm(epoch(), total=steps, desc=f"epoch {number + 1}/{recipe.epochs}"):
-                loss = objective(*(part.to(device) for part in batch))
+                with torch.autocast(device, torch.bfloat16, enabled=recipe.bfloat16):
+                    loss = objective(*(part.to(device) for part in batch))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -169,7 +172,8 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
         epoch = partial(batches, candidates(chosen, store), recipe, cut)
         objective = partial(refiner_loss, network, plan, weight, chosen.void)
     else:
-        base = "" if plan.start in ("", "imagenet") else f"{chosen.name}/{plan.start}-seed{seed}"
+        beside = plan.start if "/" in plan.start else f"{chosen.name}/{plan.start}"
+        base = "" if plan.start in ("", "imagenet") else f"{beside}-seed{seed}"
         started = start(network, base or plan.start)
         epoch = partial(batches, (plan.dataset or chosen.dataset)("train"), recipe, augment)
         objective = partial(network_loss, network, recipe.attack, weight, chosen.void)
@@ -226,7 +230,8 @@ def start(network: nn.Module, source: str) -> set[str]:
         return {name for name, _ in network.named_parameters() if name.startswith("conv")}
     given = weights.load(source) if source else {}
     names = {name: name.removeprefix("network.") for name in network.state_dict()}  # CRF-RNN's, which wraps another
-    fitting = {name: given[known] for name, known in names.items() if known in given}
+    sizes = {name: value.shape for name, value in network.state_dict().items()}  # a head for other classes does not fit
+    fitting = {n: given[known] for n, known in names.items() if known in given and given[known].shape == sizes[n]}
     network.load_state_dict(fitting, strict=False)
     return {*fitting}
 

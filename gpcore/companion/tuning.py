@@ -1,16 +1,17 @@
 """All that is chosen on validation images: epsilons, CRFs, a refiner's steps, a classifier's neighbours."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gpcore import metrics, neighbours
 from gpcore.companion import measure
 from gpcore.companion.studies import Network, Study
 
-LAYER_FACTORS = (0.001, 0.003, 0.01, 0.03)  # of a layer's scale: the epsilons tried there
+LAYER_FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3)  # of a layer's scale: the epsilons tried there
 MIXES = tuple(i / 10 for i in range(1, 10))  # of the neighbours in an interpolation
 USUAL = 3  # neighbours in the paper
 
@@ -33,23 +34,33 @@ def tune(chosen: Study, name: str, seed: int = 0) -> dict[str, object]:
     if seed:
         return found
     if planned.layers:
-        _, best, sweep = choose(chosen, name, chosen.epsilons, signal="entropy", images=chosen.images["val"] // 2)
+        _, best, sweep = choose(chosen, name, chosen.epsilons, signal="entropy")
         found["entropy"] = {"epsilon": best, "sweep": sweep}
     for layer in planned.layers:
         epsilons = [float(f"{factor * layer_scale(chosen, name, layer):.2g}") for factor in LAYER_FACTORS]
-        _, best, sweep = choose(chosen, name, epsilons, at=layer, images=chosen.images["val"] // 2)
+        _, best, sweep = choose(chosen, name, epsilons, at=layer)
         found[layer] = {"epsilon": best, "sweep": sweep}
     if chosen.crfs and name in chosen.networks:
-        network = chosen.network(name)
-        counts = measure.count(
-            chosen,
-            lambda x, y: (measure.with_crf(z, x, crf) for z in [network(x)] for crf in chosen.crfs),
-            "val",
-            chosen.images["val"] // 4,
-        )
+        grid = crf_grid(chosen, name)
+        found |= {"crf": json.loads(max(grid, key=lambda crf: grid[crf])), "grid": grid}
+    return found
+
+
+def crf_grid(chosen: Study, name: str, rounds: Sequence[tuple[int, int]] = ((5, 6), (1, 6))) -> dict[str, float]:
+    """Validation mIoU of CRFs on a network's scores, by their settings as JSON: all of the study's grid on every fifth
+    validation image, then the best six on all of them, of which alone the scores are returned."""
+    network, grid = chosen.network(name), list(chosen.crfs)
+
+    def answers(x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        scores = network(x)
+        return (measure.with_crf(scores, x, crf) for crf in grid)
+
+    for every, kept in rounds:
+        counts = measure.count(chosen, answers, "val", chosen.images["val"] // every)
         scores = (100 * metrics.miou(counts.sum(1))).tolist()
-        grid = {json.dumps(crf): round(score, 4) for crf, score in zip(chosen.crfs, scores, strict=True)}
-        found |= {"crf": chosen.crfs[scores.index(max(scores))], "grid": grid}
+        ranked = sorted(zip(scores, range(len(grid)), strict=True), key=lambda pair: -pair[0])[:kept]
+        found = {json.dumps(grid[i]): round(score, 4) for score, i in ranked}
+        grid = [grid[i] for _, i in ranked]
     return found
 
 

@@ -100,6 +100,24 @@ def update(name: str, **fields: object) -> None:
         _put(name, info(name), fields, {})
 
 
+def known(name: str) -> bool:
+    """Whether anything is saved as `name`."""
+    return name in _index()
+
+
+def forget(name: str) -> None:
+    """Removes `name`, if it is there, with its files.  Raises ValueError: others build on it."""
+    with _alone():
+        index = _index()
+        above = [key for key, each in index.items() if each.get("base") == name]
+        expect("weights", f"{name!r}, on which {', '.join(above)} build", not above, "what nothing builds on")
+        if name in index:
+            files = index.pop(name)["files"]
+            _write(index, {})
+            for file in files:
+                (paths.WEIGHTS / file).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Nobody else saves meanwhile. The lock lies on the folder itself and so leaves no file."""
@@ -145,13 +163,18 @@ def _put(name: str, entry: dict[str, Any], fields: Mapping[str, object], blobs: 
     if {*index.get(name, entry)["files"].values()} != {*entry["files"].values()}:
         index |= {key: each | {"stale": True} for key, each in index.items() if each.get("base") == name}
     index[name] = {**entry, **fields}
-    text = json.dumps(_index(index), indent=1, sort_keys=True, allow_nan=False)
+    _write(index, blobs)
+    named = {root / file for each in index.values() for file in each["files"]}
+    for shard in {*root.glob(f"{name}-[0-9]*of[0-9]*.safetensors")} - named:
+        shard.unlink()
+
+
+def _write(index: dict[str, Any], blobs: dict[str, bytes]) -> None:
+    """New files, then the index that names them, each whole or not at all."""
+    root, text = paths.WEIGHTS, json.dumps(_index(index), indent=1, sort_keys=True, allow_nan=False)
     with tempfile.TemporaryDirectory(dir=root, prefix=".") as folder:  # nothing is written until here
         for file, content in {**blobs, "index.json": f"{text}\n".encode()}.items():
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             part = Path(folder, "part")
             part.write_bytes(content)
             os.replace(part, root / file)
-    named = {root / file for each in index.values() for file in each["files"]}
-    for shard in {*root.glob(f"{name}-[0-9]*of[0-9]*.safetensors")} - named:
-        shard.unlink()

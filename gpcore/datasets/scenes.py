@@ -1,5 +1,6 @@
 """Scenes of objects: handwritten digits with bodies on a cluttered ground, in the manner of PASCAL VOC's pictures."""
 
+import colorsys
 import functools
 from typing import Any, NamedTuple
 
@@ -32,6 +33,18 @@ SCENE_CLASSES = (
     *(f"{size} {ink} {digit}" for digit in "0123456789" for ink in ("dark", "light") for size in ("small", "large")),
 )
 LARGE = 72  # pixels of height from which a digit is large
+# greys and browns for grounds; a digit has its hue, deep for dark ink and bright for light, muted where it is small
+GROUND_COLOURS = ((225, 225, 225), (178, 178, 178), (196, 178, 148), (128, 112, 94))
+HUES = (0.0, 0.07, 0.14, 0.25, 0.38, 0.48, 0.56, 0.65, 0.77, 0.89)
+SHADES = ((0.36, 0.5), (0.27, 1.0), (0.77, 0.75), (0.6, 0.95))  # lightness, saturation
+
+
+def _shade(hue: float, lightness: float, saturation: float) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, saturation))
+    return red, green, blue
+
+
+SCENE_COLOURS = (*GROUND_COLOURS, *(_shade(hue, *shade) for hue in HUES for shade in SHADES))
 
 
 Array = np.ndarray[Any, Any]
@@ -95,7 +108,7 @@ def scene(split: str, index: int, seed: int = 0) -> Scene:
     image = image + NOISE * rng.standard_normal(image.shape, np.float32)
     contours = _contours(instances)
     labels[contours] = finer[contours] = VOID
-    pixels = torch.from_numpy(image.clip(0, 1).astype(np.float32))
+    pixels = torch.from_numpy(np.rint(255 * image.clip(0, 1)).astype(np.float32)) / 255  # 8 bits, as pictures have
     return Scene(pixels, *(torch.from_numpy(each) for each in (labels, finer, instances)))
 
 

@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 
 from gpcore.companion.experiments import dae_pictures
 from gpcore.companion.report import tables
-from gpcore.companion.studies import DIGITS
+from gpcore.companion.studies import MOSAICS
 
 # of 100 pixels, how many are right before and after, and what the region then counts as
 SQUARES = {
@@ -52,7 +52,7 @@ def test_rows_count_every_image_under_every_method_but_the_first():
     truth, before, after = scene()
     maps = [(before, after, truth % 255), (after, before, after), (truth % 255, before, after)]
     data = [(torch.stack(each).float(), truth) for each in maps]
-    study = dataclasses.replace(DIGITS, dataset=lambda split: data, images={"test": 3}, batch=2)
+    study = dataclasses.replace(MOSAICS, dataset=lambda split: data, images={"test": 3}, batch=2)
     methods = {name: lambda x, i=i: one_hot(x[:, i].long(), 3).movedim(-1, 1) for i, name in enumerate("abc")}
     found = dae_pictures.region_rows(study, methods, "test").to_dict("records")
     assert found == [

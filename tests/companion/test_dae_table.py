@@ -10,7 +10,7 @@ from gpcore import denoise, metrics
 from gpcore.companion import measure, tuning, weights
 from gpcore.companion.experiments import dae_and_gp, dae_iterations, dae_table
 from gpcore.companion.measure import with_crf
-from gpcore.companion.studies import DIGITS, STUDIES, Refiner, Study
+from gpcore.companion.studies import MOSAICS, STUDIES, Refiner, Study
 from gpcore.perturb import guide
 
 TUNED = {"epsilon": 0.5, "steps": 3, "miou": 60.0, "val": 50.0}
@@ -80,7 +80,7 @@ def test_rows_of_what_was_tuned_are_those_of_one_network(refining):
 def test_the_noise_that_does_best_on_validation_images_is_taken(monkeypatch):
     scores = {"fcn8s-dae-y-0.1": 3, "fcn8s-dae-y-0.5": 5, "fcn8s-dae-truth-0.5": 9, "densenet-dae-y-0.1": 8}
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"miou": scores[name]})
-    study = dataclasses.replace(DIGITS, refiners=dict.fromkeys(scores))
+    study = dataclasses.replace(MOSAICS, refiners=dict.fromkeys(scores))
     assert dae_table.best_dae(study, "fcn8s", "y") == "fcn8s-dae-y-0.5"
     assert dae_table.best_dae(study, "fcn8s", "truth") == "fcn8s-dae-truth-0.5"
 
@@ -142,12 +142,12 @@ def test_iterations_of_every_curve_start_at_the_network_alone(refining):
         assert found == pytest.approx(100 * metrics.miou(counts.sum(0)).item())
 
 
-@pytest.mark.parametrize("name", DIGITS.refiners)
+@pytest.mark.parametrize("name", MOSAICS.refiners)
 def test_committed_refiners_score_as_recorded(name):
     """On the validation mosaics that chose them, by the step size that took the fewest steps to its best."""
-    refiner, tuned = DIGITS.refiners[name], DIGITS.tuned(name)
+    refiner, tuned = MOSAICS.refiners[name], MOSAICS.tuned(name)
     quick = min(tuned["sweep"], key=lambda row: row["steps"])
-    (counts,) = measure.inference_counts(DIGITS, name, "val", [quick["epsilon"]], quick["steps"], refiner.val)
+    (counts,) = measure.inference_counts(MOSAICS, name, "val", [quick["epsilon"]], quick["steps"], refiner.val)
     alone, *_, refined = (100 * metrics.miou(counts.sum(1))).tolist()
     assert (alone, refined) == (pytest.approx(tuned["val"], abs=0.05), pytest.approx(quick["miou"], abs=0.05))
     best = max(tuned["sweep"], key=lambda row: row["miou"])
@@ -165,9 +165,9 @@ def test_every_refiner_was_trained_by_its_recipe():
 
 def test_the_subject_is_fcn8s_where_it_gains_a_point(monkeypatch):
     def gains(**points):
-        score = {name: {"val": 60.0, "miou": 60.0 + points[name.split("-")[0]]} for name in DIGITS.refiners}
+        score = {name: {"val": 60.0, "miou": 60.0 + points[name.split("-")[0]]} for name in MOSAICS.refiners}
         monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: score[name])
-        return dae_table.subject(DIGITS)
+        return dae_table.subject(MOSAICS)
 
     assert gains(fcn8s=1.0, densenet=5.0) == "fcn8s"
     assert gains(fcn8s=0.9, densenet=5.0) == "densenet"

@@ -126,11 +126,22 @@ def test_every_method_predicts_what_is_computed_by_hand(tiny, monkeypatch):
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: tuned)
     tested, hand = knn_classification.predictions(tiny, "classifier"), ByHand(tiny, "test")
     own, three = hand.logits.argmax(1), hand.known[hand.near("hidden", 3)]
-    signs = torch.stack([downhill(hand.network, hand.pictures, column).sign() for column in three.T])
+
+    def by_signs(split, epsilon, there):
+        each, near = ByHand(tiny, split), ByHand(tiny, split).near("hidden", 3)
+        columns = [(each.memory[n] if there else each.pictures, each.known[n]) for n in near.T]
+        signs = torch.stack([downhill(each.network, at, classes).sign() for at, classes in columns])
+        return each.network(each.pictures + epsilon * signs.mean(0)).argmax(1)
+
+    def own_epsilon(there):
+        right = [(by_signs("val", e, there) == ByHand(tiny, "val").truth).sum().item() for e in tiny.epsilons]
+        return tiny.epsilons[right.index(max(right))]
+
     expected = {
         "network alone": own,
         "guided, 3 neighbours": hand.guided(three, 0.5),
-        "guided, signs averaged": hand.network(hand.pictures + 0.5 * signs.mean(0)).argmax(1),
+        "guided, signs averaged": by_signs("test", own_epsilon(False), False),
+        "guided, signs at the neighbours averaged": by_signs("test", own_epsilon(True), True),
         "guided, layer and k chosen": hand.guided(hand.known[hand.near("conv", 4)], 0.2),
         "guided, own prediction": hand.guided(own[:, None], 0.5),
         "vote of the neighbours": hand.vote(hand.known[hand.near("score", 5)]),
@@ -138,7 +149,7 @@ def test_every_method_predicts_what_is_computed_by_hand(tiny, monkeypatch):
     }
     lists = [{name: classes.tolist() for name, classes in each.items()} for each in (tested.predicted, expected)]
     assert [*lists[0].items()] == [*lists[1].items()]
-    assert len({tuple(classes) for classes in lists[1].values()}) == 7  # no two can be mistaken
+    assert len({tuple(classes) for classes in lists[1].values()}) == 8  # no two can be mistaken
     assert torch.equal(tested.test.classes, hand.truth)
     assert torch.equal(tested.neighbours, hand.memory[hand.near("hidden", 3)])
     torch.testing.assert_close(tested.labels, hand.share(three))
@@ -173,30 +184,58 @@ def test_index_tells_what_was_chosen():
     assert info["epsilon"] in studies.HANDWRITING.epsilons
 
 
-def test_panels_show_steps_alone_where_pictures_are_not_ours(classifier, monkeypatch):
+def test_panels_show_the_picture_the_step_and_the_neighbours(classifier, monkeypatch):
     monkeypatch.setattr(Study, "network", lambda self, name, seed=0: classifier)
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": 0.1})
     pictures = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = knn_classification.shares(torch.arange(4)[:, None].expand(4, 3), 5)
     truth = torch.arange(4)
     test = measure.Classified(pictures, truth, torch.empty(0), {})
-    predicted = {knn_classification.ALONE: truth + 1, knn_classification.GUIDED: truth}
+    predicted = {
+        knn_classification.ALONE: torch.tensor([1, 1, 3, 4]),
+        knn_classification.GUIDED: torch.tensor([0, 4, 2, 3]),
+    }
     tested = knn_classification.Tested(
         test, predicted, labels, torch.stack([pictures, pictures.flip(0), pictures[[1] * 4]], 1)
     )
-    shown = knn_classification.neighbour_panels(studies.HANDWRITING, "classifier", tested, [2, 0])
+    shown = knn_classification.neighbour_panels(studies.HANDWRITING, "classifier", tested, [2, 1])
     assert [[p.title for p in row][:3] for row in shown] == [
-        ["a 2, taken for 3", "step", "now for 2"], ["a 0, taken for 1", "step", "now for 0"],
+        ["a 2, taken for 3", "step", "now taken for 2"], ["a 1, recognised", "step", "now taken for 4"],
     ]  # fmt: skip
-    (steps,) = knn_classification.neighbour_panels(studies.CIFAR10, "classifier", tested, [2, 0])
-    assert [p.title for p in steps] == ["bird: cat → bird", "airplane: automobile → airplane"]
-    for i, row, step in zip((2, 0), shown, steps, strict=True):
+    for i, row in zip((2, 1), shown, strict=True):
         signs = downhill(classifier, pictures[i : i + 1], labels[i].argmax()[None])[0].sign()
-        for panel in (row[1], step):
-            torch.testing.assert_close(panel.data, 0.1 * signs[0])
-            assert (panel.kind, panel.limit) == ("signed", 0.1)
+        torch.testing.assert_close(row[1].data, 0.1 * signs[0])
+        assert (row[1].kind, row[1].limit) == ("signed", 0.1)
         images = [pictures[i], pictures[i] + 0.1 * signs, *pictures[[i, 3 - i, 1]]]
         for panel, image in zip([row[0], *row[2:]], images, strict=True):
             torch.testing.assert_close(panel.data, image.expand(3, -1, -1))
-    steps = knn_classification.neighbour_panels(studies.CIFAR10, "classifier", tested, [0, 1, 2, 3])
-    assert [len(row) for row in steps] == [3, 1]
+
+
+def test_disagreement_counts_neighbours_of_another_class():
+    """Six pictures whose neighbours are of class 0, 1 or 2; the network says 0 of each."""
+    near = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 0], [2, 1, 0], [1, 2, 0], [1, 1, 1]])
+    truth = torch.tensor([0, 1, 0, 1, 0, 1])
+    predicted = {
+        knn_classification.ALONE: torch.zeros(6).long(),
+        knn_classification.GUIDED: torch.tensor([0, 0, 0, 1, 2, 1]),
+    }
+    test = measure.Classified(torch.empty(6), truth, torch.empty(0), {})
+    tested = knn_classification.Tested(test, predicted, knn_classification.shares(near, 3), torch.empty(0))
+    found = knn_classification.disagreement(tested)
+    assert found.index.tolist() == [0, 1, 2, 3] and found.index.name == "neighbours of another class"
+    assert found["pictures"].tolist() == [2, 1, 2, 1]
+    assert found["right"].tolist() == [50, 100, 50, 0]
+    assert found["corrected"].tolist() == [0, 0, 1, 1] and found["spoilt"].tolist() == [0, 0, 1, 0]
+
+
+def test_error_shares_by_hand():
+    """mIoU of a half of the error, against one of three wrong pictures of ten."""
+    before = torch.tensor([[[1, 1], [1, 1]]] * 4)  # IoU 1/3 of both classes
+    after = torch.tensor([[[2, 1], [0, 1]], [[1, 0], [1, 2]]] * 2)  # together 6/10 of both
+    was, now = torch.tensor([1] * 7 + [0] * 3), torch.tensor([1] * 8 + [0] * 2)
+    found = knn_classification.error_shares((before, after), (was, now))
+    assert found["segmentation"].value == pytest.approx(40)
+    assert found["classification"].value == pytest.approx(100 / 3)
+    assert found["difference"].value == pytest.approx(40 - 100 / 3)
+    assert found["classification"].low == 0 and found["classification"].high > 50
+    assert found["difference"].low < found["segmentation"].low - 60 + 5  # the pictures' spread is in it

@@ -110,15 +110,21 @@ def test_a_cell_has_its_most_frequent_label():
     assert local_patch.cell_labels(labels, 3, 255).tolist() == [[2, 1, 255]]
 
 
-def test_the_rule_takes_the_inner_cell_with_the_most_corrected_pixels():
-    corrected = torch.zeros(3, 4, 5, dtype=torch.long)
+def test_the_rule_takes_the_inner_cell_that_turns_right_with_the_most_corrected_pixels():
+    corrected, wrong, right = torch.zeros(3, 4, 5), torch.full((3, 4, 5), 1), torch.full((3, 4, 5), 2)
     corrected[1, 2, 3] = corrected[2, 1, 1] = 7
     corrected[0, 1, 2] = 6
     corrected[0, 0, 2] = corrected[2, 3, 3] = corrected[1, 2, 0] = 99  # at the border: no nine cells around
     rule = defined_in("05_local_patch", "most_corrected")["most_corrected"]
-    assert rule(corrected, [10, 20, 30]) == Place(20, 2, 3)
+    turning = local_patch.Stepped(corrected, right, wrong, right, corrected)
+    assert rule(turning, [10, 20, 30]) == Place(20, 2, 3)
     corrected[2, 1, 1] = 8
-    assert rule(corrected, [10, 20, 30]) == Place(30, 1, 1)
+    assert rule(turning, [10, 20, 30]) == Place(30, 1, 1)
+    for other in (turning._replace(before=right), turning._replace(after=wrong), turning._replace(after=wrong + 2)):
+        assert rule(other, [10, 20, 30]) == Place(30, 1, 1)  # none turns right
+        after, before = other.after.clone(), other.before.clone()
+        after[0, 1, 2], before[0, 1, 2] = 2, 1  # but this one
+        assert rule(other._replace(after=after, before=before), [10, 20, 30]) == Place(10, 1, 2)
 
 
 def test_rank_sums_leave_out_the_true_class():
@@ -149,24 +155,25 @@ def test_changes_of_a_linear_network_by_hand(monkeypatch):
     image = colours.repeat_interleave(32, 1).repeat_interleave(32, 2)
     data = [(image, torch.zeros(96, 96, dtype=torch.long))]
     study = small(monkeypatch, Linear().double(), data, 3)
-    _, found, moved, _ = local_patch.step_split(study, "any", "test")
+    (_, _, found, _, moved), _ = local_patch.step_split(study, "any", "test")
     expected = 2 * EPSILON * (8 * colours - 1)
     assert torch.allclose(moved[0], expected)
     assert found[0].tolist() == predicted.tolist()
     # four neighbours share the centre's class: correlation 1; four do not: -1/2 for three classes
     table = local_patch.correlation_table(moved, found).set_index("cells")
-    assert table["correlation"].tolist() == pytest.approx([0.25, 1, -0.5, 0.25])
-    assert table["pairs"].tolist() == [8, 4, 4, 8]
-    both = torch.cat([moved, -moved]), found.expand(2, -1, -1)
-    ends = local_patch.correlation_table(*both).set_index("cells").loc["the same eight places in another image"]
-    assert ends.tolist() == pytest.approx([-0.25, -0.25, -0.25, 16])
+    assert table["correlation"].tolist() == pytest.approx([0.25, 1, -0.5, 0.25, 0])
+    assert table["pairs"].tolist() == [8, 4, 4, 8, 8]
+    both = torch.cat([moved, moved, -moved, -moved]), found.expand(4, -1, -1)
+    ends = local_patch.correlation_table(*both).set_index("cells")
+    assert ends.loc["the same eight places in another image"].tolist() == pytest.approx([-0.25, -0.25, -0.25, 32])
+    assert ends.loc["all eight − those in another image"].tolist() == pytest.approx([0.5, 0.5, 0.5, 32])
     _, swept = local_patch.sweep_scene(study, "any", 0)
     for factor, scores in zip(local_patch.FACTORS, swept, strict=True):
         assert torch.allclose(scores - 2 * colours, factor * expected)
 
 
 def test_step_against_the_same_by_hand(study):
-    corrected, predicted, moved, ranks = local_patch.step_split(study, "fcn8s", "test")
+    (corrected, truth, predicted, then, moved), ranks = local_patch.step_split(study, "fcn8s", "test")
     network, totals = study.network("fcn8s"), torch.zeros(6, 3).double()
     for i, (x, y) in enumerate(study.dataset("test")):
         guided = guide(network, x[None], EPSILON)
@@ -178,7 +185,8 @@ def test_step_against_the_same_by_hand(study):
         with torch.no_grad():
             first, second = (network.scores(z)[0][0] for z in (x[None], guided.images))
         assert torch.allclose(moved[i], second - first, atol=1e-5)
-        assert torch.equal(predicted[i], first.argmax(0))
+        assert torch.equal(predicted[i], first.argmax(0)) and torch.equal(then[i], second.argmax(0))
+        assert torch.equal(truth[i], local_patch.cell_labels(y, 6, study.void))
         for r, c in fixed.nonzero().tolist():
             change, true = (after - before)[:, r, c].double(), int(y[r, c])
             totals[0] += torch.tensor([change[true], change[true].abs(), 1])
@@ -202,7 +210,7 @@ def test_step_against_the_same_by_hand(study):
 def test_interpolated_score_fr_is_the_output_of_fcn32s(monkeypatch, study):
     coarse = fcn_small(6, 32).eval()
     monkeypatch.setattr(Study, "network", lambda self, name, seed=0: coarse)
-    *_, ranks = local_patch.step_split(study, "fcn32s", "test")
+    _, ranks = local_patch.step_split(study, "fcn32s", "test")
     output, interpolated = (
         ranks[ranks["scores"] == s].drop(columns="scores").to_numpy() for s in ("output", "score_fr")
     )
@@ -232,13 +240,59 @@ def test_sweep_and_rows_of_a_scene(study):
     assert row["predicted"] == study.classes[scores.argmax()]
     assert row["true"] == study.classes[labels[96:, :32].flatten().mode().values]
     assert row["epsilon"] == -EPSILON and row["scene"] == 1
-    top = found[still, :, 1:4, 0:3].amax((1, 2)).topk(5).indices.sort().values
+    highest = found[still, :, 1:4, 0:3].amax((1, 2)).argsort(descending=True).tolist()
+    centre = found[[still, ahead], :, 2, 1].argmax(1).unique().tolist()
+    top = sorted([*centre, *(k for k in highest if k not in centre)][:5])
     assert list(rows["class"].unique()) == [study.classes[k] for k in top]
     unknown = dataclasses.replace(study, dataset=lambda split: [(image, torch.full_like(labels, study.void))] * 2)
     void = local_patch.score_rows(unknown, "fcn8s", Place(1, 2, 1), found)
     assert set(void["true"]) == {"void"}
     with pytest.raises(ValueError, match="row, column: got 3, 1"):
         local_patch.score_rows(study, "fcn8s", Place(1, 3, 1), found)
+
+
+def test_the_centres_classes_are_drawn_however_low_they_score(study):
+    scores = torch.arange(6.0).view(1, 6, 1, 1).repeat(len(local_patch.FACTORS), 1, 4, 4)
+    scores[:, :, 1, 1] = torch.tensor([-1.0, -9, -9, -9, -9, -9])  # 0 is on top, and has the lowest best score
+    scores[:, 0, [0, 2], :3] = scores[:, 0, 1, [0, 2]] = -5
+    rows = local_patch.score_rows(study, "fcn8s", Place(0, 1, 1), scores)
+    assert list(rows["class"].unique()) == [study.classes[k] for k in (0, 2, 3, 4, 5)]
+    scores[local_patch.FACTORS.index(1), 1, 1, 1] = 0  # 1 is after the step
+    rows = local_patch.score_rows(study, "fcn8s", Place(0, 1, 1), scores)
+    assert list(rows["class"].unique()) == [study.classes[k] for k in (0, 1, 3, 4, 5)]
+
+
+def test_reading_of_nine_cells_by_hand(study, monkeypatch):
+    labels = torch.zeros(96, 96, dtype=torch.long)
+    labels[32:64, 32:64], labels[:32, :32] = 2, study.void
+    study = dataclasses.replace(study, dataset=lambda split: [(torch.zeros(3, 96, 96), labels)])
+    scores = torch.zeros(len(local_patch.FACTORS), 3, 3, 3)
+    back, still, ahead = (local_patch.FACTORS.index(factor) for factor in (-1, 0, 1))
+    scores[:, 0] = 1.0  # ground everywhere
+    scores[still, :, 1, 1] = torch.tensor([1.0, 3, 2])
+    scores[ahead, :, 1, 1] = torch.tensor([1.5, 2, 2.25])
+    scores[back, :, 1, 1] = torch.tensor([1.0, 3, 1.25])
+    found = local_patch.reading(study, Place(0, 1, 1), scores)
+    name = study.classes
+    assert found[["row", "column"]].to_numpy().tolist() == [[i, j] for i in range(3) for j in range(3)]
+    centre = (name[2], name[1], name[2], name[1], 0.25, -1.0, -0.75, -1.0, 0.25)
+    assert tuple(found.iloc[4, 2:]) == centre
+    assert tuple(found.iloc[8, 2:]) == (name[0], name[0], name[0], name[1], 0, 0, 0, 1, 1)
+    assert found.iloc[0, 2:6].tolist() == ["void", name[0], name[0], ""] and found.iloc[0, 6:].isna().all()
+
+
+def test_least_ratio_by_hand():
+    """Two images alike: the true class changes by 2 a pixel, rivals by -1/2, by 1 (the least), and one never occurs."""
+    sums = {0: (8, 8, 4), 1: (-2, 6, 4), 2: (3, 3, 3), 3: (0, 0, 0)}
+    rows = pd.DataFrame(
+        [(image, rank, *each) for image in range(2) for rank, each in sums.items()],
+        columns=["image", "rank", "change", "size", "pixels"],
+    )
+    assert [*local_patch.least_ratio(rows)] == [2, 2, 2]
+    assert local_patch.least_ratio(rows, "size").value == pytest.approx(2 / 1.5)
+    rows.loc[(rows["image"] == 1) & (rows["rank"] == 0), "change"] = 16
+    found = local_patch.least_ratio(rows)
+    assert (found.value, found.low, found.high) == pytest.approx((3, 2, 4))
 
 
 def test_figures_mark_the_true_class_and_the_cells(study):
@@ -251,26 +305,31 @@ def test_figures_mark_the_true_class_and_the_cells(study):
         assert [line.get_ydata().tolist() for line in thick] == ([part["score"].tolist()] if len(part) else [])
     plt.close(figure)
     figure = explorer.patch_figure(study, "fcn8s", place)
-    for axes, cell in ((figure.axes[0], 32), (figure.axes[1], 32), *((axes, 1) for axes in figure.axes[5:])):
+    for axes, cell in (*((axes, 32) for axes in figure.axes[:3]), *((axes, 1) for axes in figure.axes[6:])):
         frames = {(*frame.get_xy(), frame.get_width(), frame.get_height()) for frame in axes.patches}
         assert frames == {(cell - 0.5, -0.5, 3 * cell, 3 * cell), (2 * cell - 0.5, cell - 0.5, cell, cell)}
-    assert not any(axes.patches for axes in figure.axes[2:5])
-    patch, step, moved = (axes.images[0].get_array() for axes in figure.axes[2:5])
+    assert not any(axes.patches for axes in figure.axes[3:6])
+    patch, step, moved = (axes.images[0].get_array() for axes in figure.axes[3:6])
     whole, labels = study.dataset("test")[0]
     image, moves = (each[:, :96, 32:128] for each in (whole, EPSILON * guided.signal[0].sign()))
     change = panels.change_map(*(z[0].argmax(0) for z in guided.trajectory), labels, study.void)
-    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), change)
+    palette = np.full((256, 3), 255)
+    palette[: len(study.colours)] = study.colours
+    cells = local_patch.cell_labels(labels, len(study.classes), study.void)
+    for axes, truth in ((figure.axes[1], labels), (figure.axes[6], cells)):
+        np.testing.assert_array_equal(axes.images[0].get_array(), palette[truth])
+    np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), change)
     np.testing.assert_array_equal(patch, image.permute(1, 2, 0))
     np.testing.assert_allclose(step, moves.mean(0), rtol=1e-6)
     np.testing.assert_allclose(moved, (image + moves).permute(1, 2, 0).clamp(0, 1), rtol=1e-6)
-    titles = [axes.get_title() for axes in figure.axes[5:]]
-    assert titles == ["ε = −0.2", "ε = −0.05", "ε = 0", "ε = 0.05 (tuned)", "ε = 0.2"]
-    for axes, factor in zip(figure.axes[5:], (-4, -1, 0, 1, 4), strict=True):
+    titles = [axes.get_title() for axes in figure.axes[6:]]
+    assert titles == ["truth by cells", "ε = −0.2", "ε = −0.05", "ε = 0", "ε = 0.05 (tuned)", "ε = 0.2"]
+    for axes, factor in zip(figure.axes[7:], (-4, -1, 0, 1, 4), strict=True):
         colours = np.array(study.colours)[scores[local_patch.FACTORS.index(factor)].argmax(0)]
         np.testing.assert_array_equal(axes.images[0].get_array(), colours)
     plt.close(figure)
     hidden = explorer.patch_figure(dataclasses.replace(study, photographs=False), "fcn8s", place)
-    assert [bool(axes.texts) for axes in hidden.axes] == [True, False, True, False, True, *[False] * 5]
+    assert [bool(axes.texts) for axes in hidden.axes] == [True, True, False, True, False, True, *[False] * 6]
     plt.close(hidden)
 
 

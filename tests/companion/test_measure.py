@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import CRF, EPSILON, scenes
 
-from gpcore import metrics
+from gpcore import metrics, paths
 from gpcore.companion import measure
-from gpcore.companion.studies import Study
+from gpcore.companion.studies import DIGITS, Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide
 
@@ -109,6 +109,81 @@ def test_counts_are_of_every_image_under_every_answer(study, steps):
         found = guide(network, x, EPSILON, steps=steps).trajectory
         assert torch.equal(counts[:, i], torch.stack([counted(study, z[0], y) for z in found]))
     assert counts.sum((2, 3)).tolist() == [[int((y != 3).sum()) for _, y in scenes(study)]] * (steps + 1)
+
+
+@pytest.fixture
+def kept(study, tmp_path, monkeypatch):
+    """A study of five images in batches of two, its counts kept below tmp_path, and how many batches were measured."""
+    monkeypatch.setattr(paths, "COUNTS", tmp_path)
+    monkeypatch.setenv("GPCORE_KEEP", "1")
+    study, measured = dataclasses.replace(study, images={"test": 5}, batch=2), []
+
+    def count(classes, keep="one", images=None):
+        measured.clear()
+        return measure.count(
+            study, lambda x, y: measured.append(0) or classes(x, y), "test", images, keep=keep
+        ), measured
+
+    return count
+
+
+def dark(x, y):
+    return [(10 * x.mean(1)).long(), y.clamp(max=10)]
+
+
+def test_what_is_kept_is_read_once_the_first_batch_agrees(kept, tmp_path, monkeypatch):
+    first, measured = kept(dark)
+    assert len(measured) == 3 and first.shape == (2, 5, 11, 11)
+    (file,) = tmp_path.glob("mosaics/one_test_5-*.npz")
+    blob = file.read_bytes()
+    again, measured = kept(dark)
+    assert len(measured) == 1 and torch.equal(again, first) and again.dtype == first.dtype
+    monkeypatch.delenv("GPCORE_KEEP")
+    file.write_bytes(blob)
+    assert len(kept(dark)[1]) == 1
+    for other in ({"keep": "two"}, {"images": 4}):  # another name, other images
+        assert len(kept(dark, **other)[1]) > 1
+    assert [*tmp_path.glob("mosaics/*")] == [file]  # nothing is kept unless it is asked for
+
+
+def test_what_is_kept_and_wrong_is_measured_anew(kept, tmp_path):
+    """Another network, one answer more, a few images less: none of them reads the old counts, all replace them."""
+    first, _ = kept(dark)
+    for changed in (
+        lambda x, y: [(9 * x.mean(1)).long(), y.clamp(max=10)],
+        lambda x, y: [*dark(x, y), y.clamp(max=10)],
+    ):
+        found, measured = kept(changed)
+        assert len(measured) == 3 and (found.shape != first.shape or not torch.equal(found, first))
+        assert torch.equal(kept(changed)[0], found)
+
+
+@pytest.mark.parametrize("name", DIGITS.networks)
+def test_what_is_committed_agrees_with_the_committed_networks(name, monkeypatch):
+    """So that a run reads it: after one batch of the ten images that it measures anew."""
+    batches, measured = Study.batches, []
+
+    def noted(self, split, count=None):
+        for batch in batches(self, split, count):
+            measured.append(len(batch[0]))
+            yield batch
+
+    monkeypatch.setattr(Study, "batches", noted)
+    counts, _ = measure.guided_counts(DIGITS, name, "test")
+    assert measured == [10] and counts.shape == (2, 300, 11, 11)
+
+
+@pytest.mark.parametrize(("share", "batches"), [(0.002, 1), (0.004, 3)])
+def test_machines_may_differ_in_a_few_pixels(kept, share, batches):
+    kept(dark)
+
+    def differing(x, y):
+        classes, truth = dark(x, y)
+        known = (y != 255).flatten(1).cumsum(1).view_as(y)
+        moved = (y != 255) & (known <= share * known.amax((1, 2), keepdim=True))
+        return [torch.where(moved, 10, classes), truth]
+
+    assert len(kept(differing)[1]) == batches
 
 
 def test_a_crf_refines_each_image_by_its_own(study):

@@ -1,7 +1,8 @@
 import dataclasses
 
+import pytest
 import torch
-from conftest import EPSILON, scenes
+from conftest import EPSILON, iou, pairs, scenes
 
 from gpcore import metrics
 from gpcore.adapt import Tent, augmented
@@ -47,3 +48,21 @@ def test_networks_without_batch_norm_have_no_tent(monkeypatch):
     monkeypatch.setattr(Study, "network", lambda self, name, seed=0: torch.nn.Conv2d(3, 11, 1))
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"epsilon": EPSILON})
     assert "TENT" not in neighbours_in_time.alternatives(DIGITS, "fcn8s")
+
+
+def test_what_of_a_loss_comes_back():
+    """Two images alike but for one method: clean 9 of 10 right, corrupted 4."""
+    clean, alone = pairs([9, 9]), pairs([4, 4])
+    foggy = {"network alone": alone, "batch statistics": pairs([8, 8]), "guided step": pairs([4, 6])}
+    rows = neighbours_in_time.recovered(
+        {"clean": {"network alone": clean}, "fog 2": foggy}, ["guided step", "batch statistics", "TENT"]
+    )
+    assert rows["method"].tolist() == ["guided step", "batch statistics"]
+    lost = iou(9) - iou(4)
+    assert rows["lost"].tolist() == pytest.approx([lost] * 2)
+    back = [100 * (iou(hits) - iou(4)) / lost for hits in (5, 8, 6)]
+    assert rows["share"].tolist() == pytest.approx(back[:2])
+    assert rows.loc[0, ["low", "high"]].tolist() == pytest.approx([0, back[2]])
+    shown = neighbours_in_time.recovered_table(rows)
+    assert shown.loc["fog 2", "guided step (% of it)"] == f"{back[0]:.0f} [0, {back[2]:.0f}]"
+    assert shown.loc["fog 2", "batch statistics (% of it)"] == "{0:.0f} [{0:.0f}, {0:.0f}] most".format(back[1])

@@ -122,18 +122,24 @@ def test_classes_are_explained_in_their_colours():
 
 
 def test_the_pipeline_runs_down_from_side_to_side():
-    names = ("image", "prediction", "onehot", "gradient", "perturbed", "guided")
+    names = ("image", "prediction", "onehot", "gradient", "perturbed", "guided", "truth")
     drawn = {name: Panel("image", torch.full((3, 2, 2), i / 10), name) for i, name in enumerate(names)}
-    figure = panels.pipeline(DIGITS, drawn, epsilon=0.02)
+    changes = Panel("changes", torch.tensor([[0, 2, 2], [3, 1, 4]]), "changes")
+    figure = panels.pipeline(DIGITS, {**drawn, "changes": changes}, epsilon=0.02)
     down = sorted(figure.axes, key=lambda axes: -axes.get_position().y0)
     sides = [[axes.get_title() for axes in down if (axes.get_position().x0 > 0.5) == right] for right in (False, True)]
-    assert sides == [["image", "gradient", "perturbed"], ["prediction", "onehot", "guided"]]
+    assert sides == [["image", "gradient", "perturbed", "truth"], ["prediction", "onehot", "guided", "changes"]]
     for axes in figure.axes:
-        assert axes.images[0].get_array()[0, 0, 0] == pytest.approx(names.index(axes.get_title()) / 10)
+        if axes.get_title() in names:
+            assert axes.images[0].get_array()[0, 0, 0] == pytest.approx(names.index(axes.get_title()) / 10)
     texts = [text.get_text() for text in figure.texts]
-    assert "Step 3: predict again  (ε = 0.02)" in texts
+    assert "Step 3: predict again  (ε = 0.02)" in texts and "2 pixels corrected, 1 newly wrong" in texts
     ends = [artist._posA_posB for artist in figure.artists if hasattr(artist, "_posA_posB")]
-    assert [end[0] > start[0] for start, end in ends if start[1] == end[1]] == [True, False, True]
+    assert [end[0] > start[0] for start, end in ends if start[1] == end[1]] == [True, False, True, True]
+    explained = [[text.get_text() for text in legend.texts] for legend in figure.legends]
+    assert explained == [[*DIGITS.classes], [*CHANGES]]
+    del drawn["truth"]  # where it is not ours
+    assert len(panels.pipeline(DIGITS, {**drawn, "changes": changes}, epsilon=0.02).axes) == 7
 
 
 def test_panels_of_changes(study):

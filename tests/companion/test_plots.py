@@ -31,15 +31,22 @@ def errorbars(container, axis):
     return points.get_xydata().tolist(), [pytest.approx(each) for each in ends]
 
 
-def test_gains_stand_beside_the_published_ones():
+def test_gains_stand_beside_the_published_ones_on_other_axes():
     rows = pd.DataFrame({"network": ["unet", "deeplab"], "gain": [1.0, -0.5], "low": [0.5, -1.0], "high": [2.0, 0.25]})
+    rows = rows.assign(images=300)
     published = pd.DataFrame({"network": ["DeepLab-VGG16", "FCN-8s"], "base": [60.0, 1.0], "guided": [62.5, 9.0]})
-    (axes,) = plots.network_gains(rows, published).axes
-    assert errorbars(axes.containers[0], 0) == ([[1.0, 0], [-0.5, 1]], [[0.5, 2.0], [-1.0, 0.25]])
-    given = axes.lines[[line.get_marker() for line in axes.lines].index("D")]
-    assert [str(x) for x in given.get_xdata()] == ["nan", "2.5"] and given.get_ydata().tolist() == [0, 1]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["U-Net", "DeepLab-v2"]
-    assert axes.get_ylim() == (1.5, -0.5)  # the first above
+    ours, theirs = plots.network_gains(rows, published).axes
+    assert errorbars(ours.containers[0], 0) == ([[1.0, 0], [-0.5, 1]], [[0.5, 2.0], [-1.0, 0.25]])
+    assert theirs.lines[0].get_xydata().tolist() == [[2.5, 0], [8, 1]] and theirs.lines[0].get_marker() == "D"
+    names = [[tick.get_text() for tick in axes.get_yticklabels()] for axes in (ours, theirs)]
+    assert names == [["U-Net", "DeepLab-v2"], ["DeepLab-VGG16", "FCN-8s"]]
+    assert ours.get_ylim() == (1.5, -0.5) and "300" in ours.get_title()  # the first above
+    seeds = pd.DataFrame({"network": ["unet", "unet", "deeplab"], "gain": [1.0, 3.0, -0.5]})
+    drawn = plots.network_gains(rows, published, seeds).axes[0].lines
+    (each,) = (line for line in drawn if line.get_label() == "each training")
+    assert each.get_xydata().tolist() == [[1, 0.25], [3, 0.25], [-0.5, 1.25]]
+    alone = plots.network_gains(rows, published, seeds[1:]).axes[0].lines
+    assert not [line for line in alone if line.get_label() == "each training"]
 
 
 def test_lines_have_their_bands_and_their_reference():
@@ -59,6 +66,19 @@ def test_means_over_categories():
     assert axes.get_ylabel() == "gain" and axes.lines[-1].get_ydata() == [0, 0]
 
 
+def test_names_of_categories_never_collide():
+    names = ["pedestrian", "bicyclist", "building", "column pole", "sidewalk", "sky", "road"]
+    rows = pd.DataFrame({"class": names, "mean": 1.0, "low": 0.5, "high": 1.5})
+
+    def turned(rows):
+        figure = plots.means(rows, x="class", label="gain")
+        figure.draw_without_rendering()
+        return [label.get_rotation() for label in figure.axes[0].get_xticklabels()]
+
+    assert turned(rows) == [35] * 7
+    assert turned(rows.assign(**{"class": [*"0123456"]})) == [0] * 7
+
+
 def test_points_stand_at_their_value_with_their_interval():
     (axes,) = plots.points(ROWS, x="gain", y="label", hue="variant").axes
     for name, lines, (bars,) in [(c.get_label(), c.lines[0], c.lines[2]) for c in axes.containers]:
@@ -73,35 +93,21 @@ def test_points_stand_at_their_value_with_their_interval():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["A", "B"]
 
 
-def test_small_multiples_draw_one_network_each():
-    figure = plots.small_multiples(ROWS, x="epsilon", y="gain", by="label")
-    shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title() for axes in shown] == ["A", "B"]
-    for axes, (_, part) in zip(shown, ROWS.groupby("label"), strict=True):
-        assert axes.lines[0].get_ydata().tolist() == part["gain"].tolist()
-        band = axes.collections[0].get_paths()[0].vertices[:, 1]
-        assert (band.min(), band.max()) == (part["low"].min(), part["high"].max())
-
-
-def test_strategies_are_evenly_spaced_and_enlarged_around_the_base():
-    rows = pd.DataFrame({"label": ["a"] * 3, "epsilon": [-1, 0, 0.03], "miou": [50.0, 70.0, 71.0]})
-    whole, zoomed = plots.strategies(rows, base=70).axes
-    assert whole.lines[0].get_xdata().tolist() == [0, 1, 2]
-    assert whole.lines[0].get_ydata().tolist() == [50, 70, 71]
-    assert [tick.get_text() for tick in whole.get_xticklabels()] == ["-1", "0", "0.03"]
-    assert zoomed.get_ylim() == (67, 71.5)
-    assert [line.get_ydata()[0] for line in whole.lines if line.get_linestyle() == "--"] == [70]
-
-
-def test_trade_names_every_point():
-    rows = pd.DataFrame({"place": ["input", "pool4"], "t": [3.0, 1.5], "gain": [1.0, 0.5], "low": 0.0, "high": 2.0})
-    (axes,) = plots.trade(rows, rows.assign(gain=[2.0, 1.5]), x="t", y="gain", label="place").axes
-    assert errorbars(axes.containers[0], 1) == ([[3.0, 1.0], [1.5, 0.5]], [[0.0, 2.0]] * 2)
-    given = axes.lines[[line.get_marker() for line in axes.lines].index("D")]
-    assert given.get_xydata().tolist() == [[3.0, 2.0], [1.5, 1.5]]
-    assert [(text.get_text(), text.xy) for text in axes.texts] == [
-        ("input", (3.0, 1.0)), ("pool4", (1.5, 0.5)), ("input", (3.0, 2.0)), ("pool4", (1.5, 1.5)),
-    ]  # fmt: skip
+def test_strategies_have_a_plot_each_and_a_star_where_validation_chose():
+    rows = pd.DataFrame({"network": ["fcn32s"] * 3 + ["fcn8s"] * 3, "label": "top2", "level": [-1, 0, 0.03] * 2})
+    rows = rows.assign(gain=[-20.0, 0, 1, -5, 0, 2], picked=[False, False, True, True, False, False])
+    rows = pd.concat([rows.assign(low=rows["gain"] - 1, high=rows["gain"] + 1)] * 2, ignore_index=True)
+    rows.loc[6:, "label"] = "uniform"
+    axes = [each for each in plots.strategies(rows).axes if each.get_visible()]
+    assert [each.get_title() for each in axes] == ["top2", "uniform"]
+    for each in axes:
+        first, star, second, other = each.lines[:4]
+        assert first.get_xdata().tolist() == [0, 1, 2] and first.get_ydata().tolist() == [-20, 0, 1]
+        assert (star.get_xdata().tolist(), star.get_ydata().tolist()) == ([2], [1])
+        assert second.get_ydata().tolist() == [-5, 0, 2] and other.get_xdata().tolist() == [0.2]
+        assert (star.get_marker(), first.get_label(), second.get_label()) == ("*", "FCN-32s", "FCN-8s")
+        assert [tick.get_text() for tick in each.get_xticklabels()] == ["-1", "0", "0.03"]
+        assert each.get_yscale() == "symlog" and each.get_ylim() == pytest.approx((-27.3, 3.9))
 
 
 def test_toy_bars_carry_their_numbers():
@@ -167,8 +173,11 @@ def test_distances_and_histograms_show_their_rows():
     shares = pd.DataFrame(
         {"kind": ["corrected"] * 2 + ["base error"] * 2, "distance": [1, 2] * 2, "share": [60, 40, 10, 90]}
     )
-    (axes,) = plots.distances(shares).axes
+    both = pd.concat([shares.assign(network="B"), shares.assign(network="A", share=[70, 30, 0, 100])])
+    axes, other = plots.distances(both).axes
+    assert (axes.get_title(), other.get_title()) == ("B", "A")
     assert [[bar.get_height() for bar in bars] for bars in axes.containers] == [[60, 40], [10, 90]]
+    assert [[bar.get_height() for bar in bars] for bars in other.containers] == [[70, 30], [0, 100]]
     colours = [to_hex(bars[0].get_facecolor()).upper() for bars in axes.containers]
     blue, grey = (CHANGES[kind] for kind in ("corrected", "still wrong"))
     assert colours[1] == "#9A9A9A" == grey and colours[0][1:3] < colours[0][5:] and blue[1:3] < blue[5:]

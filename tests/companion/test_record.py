@@ -9,7 +9,7 @@ from PIL import Image
 from gpcore import paths
 from gpcore.companion import weights
 from gpcore.companion.report import Record, claims, paper
-from gpcore.companion.studies import DIGITS
+from gpcore.companion.studies import DIGITS, MOSAICS
 from gpcore.metrics import Interval
 
 
@@ -43,10 +43,10 @@ def test_provenance_names_what_was_used(record):
     assert found["images"] == DIGITS.images and found["weights"] == found["epsilon"] == {}
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     refiner = "fcn8s-context"
-    Record("97_example", DIGITS, weights=["unet", refiner], network="fcn8s", networks=["fcn16s"])
-    found = json.loads((record.folder / "provenance.json").read_text())
-    assert found["epsilon"] == {"unet": DIGITS.epsilon("unet")}
-    stored = {name: weights.info(f"digits/{name}-seed0")["files"] for name in ("unet", refiner)}
+    Record("97_example", MOSAICS, weights=["unet", refiner], network="fcn8s", networks=["fcn16s"])
+    found = json.loads((paths.FIGURES / "mosaics" / "97_example" / "provenance.json").read_text())
+    assert found["epsilon"] == {"unet": MOSAICS.epsilon("unet")}
+    stored = {name: weights.info(f"mosaics/{name}-seed0")["files"] for name in ("unet", refiner)}
     assert found["weights"] == stored and {len(sha256) for sha256 in stored["unet"].values()} == {64}
     assert found["parameters"] == {"network": "fcn8s", "networks": ["fcn16s"]}  # which tell no weights
 
@@ -62,20 +62,29 @@ def test_a_record_sets_the_style_of_figures_and_tables(tmp_path, monkeypatch):
 
 
 def test_claims_follow_their_criterion(record):
-    record.claim("GP-04", corrected_distance=5.0, base_error_distance=3.0)
-    ledger = record.claim("GP-05", newly_wrong_distance=5.0, corrected_distance=3.0)
+    record.claim("GP-04", corrected_minus_error=Interval(2.0, 1.0, 3.0))
+    ledger = record.claim("GP-19", time_ratio=0.8)
     assert ledger["verdict"].tolist() == ["holds", "fails"]
-    assert ledger["numbers"][0] == "corrected_distance 5; base_error_distance 3"
+    assert ledger["numbers"].tolist() == [
+        "corrected_minus_error 2; corrected_minus_error_low 1; corrected_minus_error_high 3", "time_ratio 0.8",
+    ]  # fmt: skip
     assert pd.read_csv(record.folder / "claims.csv").equals(ledger)
-    said = paper("claims").set_index("id").loc[["GP-04", "GP-05"]]
+    said = paper("claims").set_index("id").loc[["GP-04", "GP-19"]]
     assert ledger["claim"].tolist() == said["statement"].tolist()
     assert ledger["holds when"].tolist() == said["criterion"].tolist()
 
 
 def test_a_claim_is_judged_by_the_numbers_as_printed_and_entered_once(record):
-    record.claim("GP-07", correlation=0.9)
-    ledger = record.claim("GP-07", correlation=0.3004)
-    assert ledger[["id", "numbers", "verdict"]].to_numpy().tolist() == [["GP-07", "correlation 0.3", "fails"]]
+    record.claim("GP-19", time_ratio=0.1)
+    ledger = record.claim("GP-19", time_ratio=0.7004)
+    assert ledger[["id", "numbers", "verdict"]].to_numpy().tolist() == [["GP-19", "time_ratio 0.7", "holds"]]
+
+
+def test_a_claim_over_few_images_is_not_run(record):
+    ledger = record.claim("GP-16", gain=Interval(1.0, 0.5, 2.0), images=19)
+    assert ledger[["numbers", "verdict"]].to_numpy().tolist() == [
+        ["gain 1; low 0.5; high 2; images 19; (too few images)", "not run"],
+    ]  # fmt: skip
 
 
 def test_an_interval_is_entered_with_its_ends_as_printed(record):
@@ -87,7 +96,7 @@ def test_an_interval_is_entered_with_its_ends_as_printed(record):
 
 def test_the_ledger_lies_beside_the_notebooks(record, monkeypatch):
     monkeypatch.setattr(paths, "FINISHED", paths.FIGURES)
-    record.claim("GP-07", correlation=0.9)
+    record.claim("GP-19", time_ratio=0.5)
     record.ledger()
     written = pd.read_csv(paths.FIGURES / "digits" / "claims.csv", keep_default_na=False)
     assert written.equals(claims.ledger("digits"))

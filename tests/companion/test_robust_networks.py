@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from gpcore import attacks, metrics, minimal
 from gpcore.companion import measure
 from gpcore.companion.experiments import attacked_networks, robust_networks
-from gpcore.companion.studies import DIGITS, STUDIES, Attack
+from gpcore.companion.studies import MOSAICS, STUDIES, Attack
 from gpcore.perturb import guide
 
 EPSILON = 0.03
@@ -21,12 +21,12 @@ EPSILON = 0.03
 
 def test_the_adversary_is_that_of_training():
     assert robust_networks.ADVERSARY == {"epsilon": 0.03, "steps": 3, "step_size": 0.01, "norm": "linf"}
-    assert DIGITS.robust["at-small"].recipe.attack == Attack(epsilon=0.03, steps=3, step_size=0.01)
+    assert MOSAICS.robust["at-small"].recipe.attack == Attack(epsilon=0.03, steps=3, step_size=0.01)
 
 
 def test_every_compared_network_has_a_label_of_its_own():
     robust = {"RB": "rb", "AT-small": "at-small", "AT-large": "at-large", "AT-tuned": "at-tuned"}
-    assert robust_networks.compared(DIGITS) == {"Pre": "fcn8s"} | robust
+    assert robust_networks.compared(MOSAICS) == {"Pre": "fcn8s"} | robust
     assert robust_networks.compared(STUDIES["camvid"]) == {"Pre": "densenet", "AT-small": "at-small"}
 
 
@@ -157,4 +157,4 @@ def test_void_pixels_do_not_align():
 
 
 def test_a_study_with_no_robust_network_compares_one():
-    assert robust_networks.compared(dataclasses.replace(DIGITS, robust={})) == {"Pre": "fcn8s"}
+    assert robust_networks.compared(dataclasses.replace(MOSAICS, robust={})) == {"Pre": "fcn8s"}

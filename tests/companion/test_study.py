@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gpcore.companion import studies, weights
-from gpcore.companion.studies import DIGITS
+from gpcore.companion.studies import DIGITS, MOSAICS
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def test_a_scene_is_counted_in_the_whole_split(counted):
 def test_names_of_stored_weights():
     assert DIGITS.stored_as("fcn8s") == "digits/fcn-seed0"
     assert DIGITS.stored_as("unet", 2) == "digits/unet-seed2"
-    assert DIGITS.stored_as("at-small") == "digits/at-small-seed0"
-    assert DIGITS.stored_as("fcn8s-context", 1) == "digits/fcn8s-context-seed1"
+    assert MOSAICS.stored_as("at-small") == "mosaics/at-small-seed0"
+    assert MOSAICS.stored_as("fcn8s-context", 1) == "mosaics/fcn8s-context-seed1"
     with pytest.raises(ValueError, match=r"network: got 'fcn', expected one of fcn32s, .*at-small.*fcn8s-context"):
-        DIGITS.stored_as("fcn")
+        MOSAICS.stored_as("fcn")
 
 
 def test_what_is_unknown_is_named():
-    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
+    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, mosaics, camvid"):
         studies.get("voc")
     with pytest.raises(
         ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
@@ -62,15 +62,15 @@ def test_what_is_unknown_is_named():
 @pytest.mark.parametrize(
     ("needs", "expected"),
     [
-        ([], ["digits", "camvid", "mnist", "cifar10", "photographs"]),
+        ([], ["digits", "mosaics", "camvid", "mnist", "cifar10", "photographs"]),
         (["segmentation"], ["digits", "camvid"]),
         (["scene_labelling"], ["digits", "camvid"]),
         (["segmentation", "few"], ["digits", "camvid"]),
-        (["crfs"], ["digits", "camvid"]),
-        (["refiners", "crfs", "few"], ["digits", "camvid"]),
+        (["crfs"], ["digits", "mosaics", "camvid"]),
+        (["refiners", "crfs", "few"], ["mosaics", "camvid"]),
         (["classification"], ["digits", "mnist", "cifar10"]),
-        (["robust"], ["digits", "camvid"]),
-        (["robust", "photographs"], ["digits"]),
+        (["robust"], ["mosaics", "camvid"]),
+        (["robust", "photographs"], ["mosaics"]),
         (["seeds"], ["digits"]),
         (["digits"], ["digits"]),
         (["lectures"], ["photographs"]),

@@ -40,9 +40,12 @@ def test_beside_compares_with_the_right_network():
     )
     table = tables.beside(rows, record.paper("segmentation"))
     assert table.loc["DeepLab-v2"].tolist() == [
-        "0.01", "51.25", "73.46", "+22.21 [+22.21, +22.21]", "3.00", "66.90", "69.10", "20.01",
+        "0.01", "51.25", "73.46", "1", "+22.21 [+22.21, +22.21]", "3.00", "66.90", "69.10", "20.01",
     ]  # fmt: skip
     assert table.loc["AT-small", ["ε", "paper base", "paper +GP", "gain − paper's"]].tolist() == ["0.0005", *"–––"]
+    seeds = pd.DataFrame({"network": ["deeplab", "at-small", "deeplab"], "gain": [0.25, 1, -0.5]})
+    table = tables.beside(rows, record.paper("segmentation"), seeds)
+    assert table["over trainings"].to_dict() == {"AT-small": "–", "DeepLab-v2": "-0.50 to +0.25 (2)"}
 
 
 def test_gains_are_over_the_base_setting():
@@ -127,18 +130,14 @@ def test_paired_rows_by_hand():
     assert rows["p"].tolist() == pytest.approx([1, 2 * 6 / 32, 1])  # of 5 changes at most one, either way
 
 
-def test_error_reduction_of_the_paper():
-    assert tables.error_reduction(98.92, metrics.Interval(0.23, 0.1, 0.3)).value == pytest.approx(21.3, abs=0.01)
-    found = tables.error_reduction(60.0, metrics.Interval(4.0, -2.0, 8.0))
-    assert found._asdict() == pytest.approx({"value": 10, "low": -5, "high": 20})
-
-
 def test_gain_difference_is_the_first_pairs_gain_less_the_seconds():
     found = tables.gain_difference((pairs([4, 8]), pairs([10, 10])), (pairs([6, 10]), pairs([10, 10])))
     assert list(found) == pytest.approx([iou(8) - iou(6), iou(6) - iou(4), 100 - iou(8)])
     assert tables.gain_difference((pairs([5]), pairs([5])), (pairs([4]), pairs([7]))).value == pytest.approx(
         iou(4) - iou(7)
     )
+    thrice = tables.gain_difference((pairs([4]), pairs([10])), (pairs([4]), pairs([6])), times=3)
+    assert thrice.value == pytest.approx(100 - iou(4) - 3 * (iou(6) - iou(4)))
 
 
 def test_image_spread_is_of_the_change_in_each_image():
@@ -180,3 +179,12 @@ def test_margin_pairs_images():
     assert found.value == pytest.approx(10 * (4 + 0 + 7 - 4) / 4)
     by_hand = metrics.mean(torch.tensor([40.0, 0.0, 70.0, -40.0], dtype=torch.double))
     assert found == pytest.approx(by_hand) and found.low < 0 < found.high
+
+
+def test_distances_of_two_kinds_are_compared_on_the_same_images():
+    """Images differ by far more than kinds do: every one's corrected pixels lie two pixels deeper than its errors."""
+    rows = [(i, kind, 10 * i + deeper, 4) for i in range(5) for kind, deeper in (("corrected", 3), ("base error", 1))]
+    found = tables.distance_difference(
+        pd.DataFrame(rows, columns=["image", "kind", "distance", "pixels"]), "corrected", "base error"
+    )
+    assert found == pytest.approx((2, 2, 2))

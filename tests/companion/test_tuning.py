@@ -6,7 +6,7 @@ import torch
 from conftest import iou, pairs
 
 from gpcore.companion import measure, tuning
-from gpcore.companion.studies import DIGITS, HANDWRITING
+from gpcore.companion.studies import HANDWRITING, MOSAICS
 
 
 def test_epsilon_is_the_best_on_validation(monkeypatch):
@@ -19,7 +19,7 @@ def test_epsilon_is_the_best_on_validation(monkeypatch):
         return torch.stack([pairs(hits[e]) for e in epsilons])
 
     monkeypatch.setattr(measure, "sweep_counts", counts)
-    tuned = tuning.tune(dataclasses.replace(DIGITS, epsilons=(0.2, 0.4)), "fcn8s", seed=1)
+    tuned = tuning.tune(dataclasses.replace(MOSAICS, epsilons=(0.2, 0.4)), "fcn8s", seed=1)
     assert tuned == {
         "epsilon": 0.2, "val": round(iou(5), 4), "sweep": {"0.2": round(iou(5.5), 4), "0.4": round(iou(5), 4)},
     }  # fmt: skip
@@ -34,21 +34,21 @@ def test_every_layer_and_the_entropy_have_an_epsilon_of_their_own(monkeypatch):
 
     monkeypatch.setattr(tuning, "choose", choose)
     monkeypatch.setattr(tuning, "layer_scale", lambda study, name, layer: {"pool1": 1.26, "pool3": 10}[layer])
-    plan = dataclasses.replace(DIGITS.networks["fcn8s"], layers=("pool1", "pool3"))
-    study = dataclasses.replace(DIGITS, epsilons=(0.1, 0.2), crfs=(), networks={"fcn8s": plan}, images={"val": 9})
+    plan = dataclasses.replace(MOSAICS.networks["fcn8s"], layers=("pool1", "pool3"))
+    study = dataclasses.replace(MOSAICS, epsilons=(0.1, 0.2), crfs=(), networks={"fcn8s": plan}, images={"val": 9})
     assert tuning.tune(study, "fcn8s") == {
         "epsilon": 0.2,
         "val": 50.0,
         "sweep": {"1": 50.0},
         "entropy": {"epsilon": 0.2, "sweep": {"2": 50.0}},
-        "pool1": {"epsilon": 0.0038, "sweep": {"3": 50.0}},
-        "pool3": {"epsilon": 0.03, "sweep": {"4": 50.0}},
+        "pool1": {"epsilon": 0.013, "sweep": {"3": 50.0}},
+        "pool3": {"epsilon": 0.1, "sweep": {"4": 50.0}},
     }
     assert asked == [
         ("fcn8s", 0.1, 0.2, {"seed": 0}),
-        ("fcn8s", 0.1, 0.2, {"signal": "entropy", "images": 4}),
-        ("fcn8s", 0.0013, 0.0038, 0.013, 0.038, {"at": "pool1", "images": 4}),
-        ("fcn8s", 0.01, 0.03, 0.1, 0.3, {"at": "pool3", "images": 4}),
+        ("fcn8s", 0.1, 0.2, {"signal": "entropy"}),
+        ("fcn8s", 0.0038, 0.013, 0.038, 0.13, 0.38, {"at": "pool1"}),
+        ("fcn8s", 0.03, 0.1, 0.3, 1.0, 3.0, {"at": "pool3"}),
     ]
     asked.clear()
     tuning.tune(study, "fcn8s", seed=2)
@@ -63,7 +63,7 @@ def test_choose_passes_its_options_on(monkeypatch):
         lambda *args, **options: asked.append((args[2:], options)) or pairs([5, 6])[:, None],
     )
     options = {"at": "pool1", "signal": "entropy", "images": 7, "seed": 3}
-    assert tuning.choose(DIGITS, "fcn8s", (0.1,), **options) == (round(iou(5), 4), 0.1, {"0.1": round(iou(6), 4)})
+    assert tuning.choose(MOSAICS, "fcn8s", (0.1,), **options) == (round(iou(5), 4), 0.1, {"0.1": round(iou(6), 4)})
     assert asked == [(("val", (0.0, 0.1)), options)]
 
 
@@ -80,25 +80,35 @@ def test_the_scale_of_a_layer_is_its_root_mean_square(study):
     assert tuning.layer_scale(study, "fcn8s", "pool1") == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_best_crf_of_the_grid_is_kept(monkeypatch):
-    study = dataclasses.replace(DIGITS, crfs=({"gaussian": (3, 1)}, {"gaussian": (3, 2)}, {"gaussian": (3, 3)}))
+def test_the_best_crf_of_the_best_is_kept(monkeypatch):
+    """All on a fifth of the images, then six on all, where another one is best."""
+    crfs = tuple({"gaussian": (3, i)} for i in range(8))
+    study = dataclasses.replace(MOSAICS, crfs=crfs)
     monkeypatch.setattr(tuning, "choose", lambda *args, **options: (50.0, 0.1, {}))
     monkeypatch.setattr(tuning, "layer_scale", lambda *args: 1.0)
-    counts = torch.stack([pairs([h - 1, h + 1]) for h in (4, 9, 7)])
+    rounds = [[4, 9, 7, 8, 6, 2, 5, 3], [5, 9, 6, 4, 7, 3]]
     asked = []
-    monkeypatch.setattr(measure, "count", lambda *args: asked.append(args) or counts)
+
+    def count(*args):
+        asked.append(args)
+        return torch.stack([pairs([h - 1, h + 1]) for h in rounds[len(asked) - 1]])
+
+    monkeypatch.setattr(measure, "count", count)
     tuned = tuning.tune(study, "fcn8s")
-    assert [(args[0], *args[2:]) for args in asked] == [(study, "val", study.images["val"] // 4)]
-    assert tuned["crf"] == {"gaussian": (3, 2)}
-    assert list(tuned["grid"].values()) == [round(iou(h), 4) for h in (4, 9, 7)]
-    assert json.loads(list(tuned["grid"])[1]) == {"gaussian": [3, 2]}
+    images = study.images["val"]
+    assert [(args[0], *args[2:]) for args in asked] == [(study, "val", images // 5), (study, "val", images)]
+    # on a fifth 1, 3, 2, 4, 6, 0 are the best, in that order; of these 3 is the best on all
+    assert tuned["crf"] == {"gaussian": [3, 3]}
+    assert {json.loads(crf)["gaussian"][1]: score for crf, score in tuned["grid"].items()} == {
+        i: round(iou(h), 4) for i, h in zip((3, 6, 2, 1, 4, 0), (9, 7, 6, 5, 4, 3), strict=True)
+    }
 
 
 def test_a_robust_network_has_a_larger_epsilon_and_no_crf(monkeypatch):
     tried = []
     monkeypatch.setattr(tuning, "choose", lambda *args, **rest: (50.0, tried.extend(args[2]) or 0.1, {"0.1": 50.0}))
     monkeypatch.setattr(measure, "count", lambda *args: pytest.fail("a CRF was tried"))
-    assert tuning.tune(DIGITS, "at-small") == {"epsilon": 0.1, "val": 50.0, "sweep": {"0.1": 50.0}}
+    assert tuning.tune(MOSAICS, "at-small") == {"epsilon": 0.1, "val": 50.0, "sweep": {"0.1": 50.0}}
     assert tried == [0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
 
 

@@ -193,6 +193,19 @@ def test_update_merges_fields_and_nothing_else(root: Path) -> None:
         weights.update("digits/nothing", epsilon=1.0)
 
 
+def test_what_is_forgotten_leaves_nothing_behind(root: Path) -> None:
+    weights.save("digits/other", state(), {})
+    before = files(root)
+    weights.save(NAME, state(1), {})
+    weights.save("digits/above", state(1), {}, base=NAME)
+    assert weights.known(NAME) and not weights.known("digits/nothing")
+    with pytest.raises(ValueError, match=f"got '{NAME}', on which digits/above build"):
+        weights.forget(NAME)
+    for name in ("digits/above", NAME, NAME):  # the last is gone already
+        weights.forget(name)
+    assert not weights.known(NAME) and files(root) == before
+
+
 @pytest.mark.parametrize("name", ["../evil", "/evil", "digits/../evil", "digits//fcn", "", "digits/.hidden"])
 def test_names_that_leave_the_folder_are_refused(name: str, root: Path) -> None:
     with pytest.raises(ValueError, match="name: got"):

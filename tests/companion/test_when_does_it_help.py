@@ -22,7 +22,8 @@ def notebook(*names, **given):
     return SimpleNamespace(**defined_in("14_when_does_it_help", *names, **given))
 
 
-RULES = ("on_islands", "balance", "mended", "interventions")
+RULES = ("few", "on_ground", "balance", "mended", "where", "interventions")
+GROUND = 10  # of the mosaics
 
 
 def test_islands_are_small_4_connected_regions():
@@ -48,6 +49,38 @@ def test_islands_take_the_class_of_the_nearest_mainland():
     untouched = ~when_does_it_help.islands(labels)
     assert torch.equal(changed[untouched], labels[untouched])
     assert labels[0, 30, 30] == 2  # the argument stays as it was
+
+
+def test_an_object_votes_for_its_most_frequent_class():
+    """Class 4 is the ground. Two objects that touch across a corner only, and one of two classes in equal number."""
+    labels = torch.tensor([[[1, 1, 4, 4, 3], [1, 2, 4, 4, 2], [4, 4, 2, 4, 4]]])
+    expected = torch.tensor([[[1, 1, 4, 4, 2], [1, 1, 4, 4, 2], [4, 4, 2, 4, 4]]])  # of equals the first
+    assert torch.equal(when_does_it_help.voted(labels, 4), expected)
+    assert when_does_it_help.outvoted(labels, 4).nonzero().tolist() == [[0, 0, 4], [0, 1, 1]]
+    assert labels[0, 1, 1] == 2  # the argument stays as it was
+    only = torch.full((1, 3, 3), 4)
+    assert torch.equal(when_does_it_help.voted(only, 4), only)
+
+
+def test_without_a_ground_the_outvoted_are_islands():
+    labels = torch.zeros(1, 40, 40, dtype=torch.long)
+    labels[0, 30, 30] = labels[0, :20] = 2
+    assert when_does_it_help.outvoted(labels).nonzero().tolist() == [[0, 30, 30]]
+    assert torch.equal(when_does_it_help.voted(labels), when_does_it_help.surrounded(labels))
+
+
+def test_heights_are_those_of_regions_of_one_class():
+    """0 is the ground, 255 void: two regions of class 1 that void parts, and one of class 2 that touches the second."""
+    labels = torch.tensor([[[1, 1, 0], [1, 255, 2], [255, 1, 2], [0, 1, 2]]])
+    assert when_does_it_help.heights(labels, 0, 255).tolist() == [[[2, 2, 0], [2, 0, 3], [0, 2, 3], [0, 2, 3]]]
+    grounded = when_does_it_help.heights(labels, None, 255)
+    assert grounded[0, 0, 2] == 1 and grounded[0, 1, 1] == 0 and grounded[0, 3, 0] == 1
+
+
+def test_a_mask_is_counted_through_confusion():
+    labels, mask = torch.tensor([[[0, 1, 2], [2, 255, 1]]]), torch.tensor([[[True, False, True], [False, True, True]]])
+    counts = metrics.confusion(when_does_it_help.marked(mask, labels, 3)[0], labels[0], 3, 255)
+    assert when_does_it_help.how_many(counts) == 3 and counts.sum() == 5  # void is no pixel
 
 
 def test_cover_counts_the_pixels_predicted_as_each_label():
@@ -82,47 +115,58 @@ def test_mended_labels_put_that_share_of_errors_right():
 
 def test_confidence_is_that_of_the_likeliest_class():
     logits = torch.tensor([[0.91, 0.05, 0.04], [0.04, 0.89, 0.07]]).log().view(1, 2, 1, 3).movedim(-1, 1)
-    interventions = notebook(*RULES).interventions
+    interventions = notebook(*RULES, ground=GROUND).interventions
     for name, expected in (("confident alone", [1, 0]), ("uncertain alone", [0, 1])):
         weight = interventions[name][1]["weight"](logits)
         assert weight.shape == (1, 1, 2, 1) and weight.flatten().tolist() == expected
 
 
 def test_the_hypothesis_predicts_the_sign_of_every_change():
-    signs = {name: predicted for name, (predicted, _) in notebook(*RULES).interventions.items()}
-    higher = ["islands silent", "islands relabelled", "label of shifted views"]
-    higher += [f"{share}% of errors mended" for share in (10, 25, 50, 100)]
-    lower, same = ["islands alone", "classes balanced"], ["every pixel", "confident alone", "uncertain alone"]
+    signs = {name: predicted for name, (predicted, _) in notebook(*RULES, ground=GROUND).interventions.items()}
+    higher = [f"{kind} {what}" for kind in ("outvoted", "islands") for what in ("silent", "relabelled")]
+    higher += ["label of shifted views", *(f"{share}% of errors mended" for share in (10, 25, 50, 100))]
+    lower = ["outvoted alone", "ground alone", "classes balanced"]
+    same = ["every pixel", "ground silent", "confident alone", "uncertain alone"]
     assert signs == dict.fromkeys(higher, 1) | dict.fromkeys(lower, -1) | dict.fromkeys(same, 0)
+    without = notebook(*RULES, ground=None).interventions  # as on camvid
+    assert signs.keys() - without.keys() == {"ground alone", "ground silent"}
 
 
 def test_interventions_are_guided_steps_with_those_labels_and_weights(study):
     network, total, gone = study.network("fcn8s"), 0, 0
-    rules = notebook(*RULES, tested=network)
-    counts, erased = when_does_it_help.intervene(study, "fcn8s", rules.interventions, "test")
+    rules = notebook(*RULES, tested=network, ground=GROUND)
+    counts, changed = when_does_it_help.intervene(study, "fcn8s", rules.interventions, "test", ground=GROUND)
     for i in range(4):
         x, y = (part[None] for part in study.data("test")[i])
         plain = guide(network, x, EPSILON)
         before = plain.before.argmax(1)
-        island = when_does_it_help.islands(before)
-        silent = guide(network, x, EPSILON, weight=lambda z, m=island: (~m).float()[:, None])
-        others = guide(network, x, EPSILON, weight=lambda z, m=island: m.float()[:, None])
-        balanced = guide(network, x, EPSILON, weight=rules.balance)
-        relabelled = guide(network, x, EPSILON, labels=when_does_it_help.surrounded(before))
-        shifted = guide(network, x, EPSILON, labels=augmented(network, x, "shift").argmax(1))
-        truth = guide(network, x, EPSILON, labels=y, void=study.void)
+        few, island = when_does_it_help.outvoted(before, GROUND), when_does_it_help.islands(before)
+
+        def stepped(voice, x=x):
+            return guide(network, x, EPSILON, weight=lambda z: voice.float()[:, None])
+
+        silent = stepped(~few)
         expected = {
-            "network alone": plain.before, "every pixel": plain.after, "islands silent": silent.after,
-            "islands relabelled": relabelled.after, "100% of errors mended": truth.after,
-            "label of shifted views": shifted.after, "islands alone": others.after, "classes balanced": balanced.after,
-        }  # fmt: skip
+            "network alone": plain.before,
+            "every pixel": plain.after,
+            "outvoted silent": silent.after,
+            "outvoted alone": stepped(few).after,
+            "islands silent": stepped(~island).after,
+            "ground alone": stepped(before == GROUND).after,
+            "ground silent": stepped(before != GROUND).after,
+            "outvoted relabelled": guide(network, x, EPSILON, labels=when_does_it_help.voted(before, GROUND)).after,
+            "islands relabelled": guide(network, x, EPSILON, labels=when_does_it_help.surrounded(before)).after,
+            "100% of errors mended": guide(network, x, EPSILON, labels=y, void=study.void).after,
+            "label of shifted views": guide(network, x, EPSILON, labels=augmented(network, x, "shift").argmax(1)).after,
+            "classes balanced": guide(network, x, EPSILON, weight=rules.balance).after,
+        }
         for kind, logits in expected.items():
             assert torch.equal(counts[kind][i], metrics.confusion(logits.argmax(1), y, 11, 255)), kind
-        total += int(island.sum())
-        gone += int((island & (silent.after.argmax(1) != before)).sum())
-    assert total > gone > 0 and erased["islands silent"] == pytest.approx(100 * gone / total)
+        total += int((few & (y != study.void)).sum())
+        gone += int((few & (y != study.void) & (silent.after.argmax(1) != before)).sum())
+    assert total > gone > 0 and changed["outvoted silent"] == pytest.approx(100 * gone / total)
     assert list(counts) == ["network alone", *rules.interventions]
-    assert list(erased) == [*rules.interventions]
+    assert list(changed) == [*rules.interventions]
 
 
 def test_effects_tell_gain_change_and_erasure():
@@ -139,7 +183,7 @@ def test_effects_tell_gain_change_and_erasure():
         gain = [together[one, other] - iou(5), iou(one) - iou(5), iou(other) - iou(5)]
         change = [together[one, other] - together[7, 9], *sorted([iou(one) - iou(7), iou(other) - iou(9)])]
         assert rows.loc[kind].tolist()[:6] == pytest.approx(gain + change)
-    assert rows["islands_erased"].to_dict() == erased
+    assert rows["outvoted_changed"].to_dict() == erased
     assert rows["predicted"].tolist() == [0, 1, -1, 1]
     shown = when_does_it_help.effects_table(rows.reset_index())
     assert shown.loc[["islands silent", "islands alone"], "went"].tolist() == ["as predicted"] * 2
@@ -159,43 +203,60 @@ def test_adjusted_changes_the_logits():
 
 def test_survey_against_a_plain_loop(study):
     network = study.network("fcn8s")
-    tried = {"as it is": Setting("network", network, EPSILON), "noisy": Setting("noise", network, 0.01, 2)}
-    row, noisy = (row for _, row in when_does_it_help.survey(study, tried, "test", 4).iterrows())
-    assert (row["setting"], row["kind"], noisy["setting"], noisy["kind"]) == ("as it is", "network", "noisy", "noise")
+    tried = {
+        "as it is": Setting("network", network, EPSILON),
+        "noisy": Setting("corruption", network, 0.01, ("noise", 2)),
+    }
+    rows, kept = when_does_it_help.survey(study, tried, "test", 4, GROUND)
+    row, noisy = (row for _, row in rows.iterrows())
+    assert (row["setting"], row["kind"], noisy["setting"], noisy["kind"]) == (
+        "as it is",
+        "network",
+        "noisy",
+        "corruption",
+    )
     draws, counts = torch.Generator().manual_seed(0), []
     for x, y in study.batches("test", 4):
         done = guide(network, corrupt(x, "noise", 2, seed=draws), 0.01)
         counts.append(torch.stack([count_pixels(study, logits, y) for logits in done.trajectory]))
     alone, stepped = torch.cat(counts, 1)
+    assert torch.equal(kept["noisy"], torch.stack([alone, stepped]))
     assert noisy["base"] == pytest.approx(100 * metrics.miou(alone.sum(0)).item())
     assert noisy["gain"] == pytest.approx(metrics.gain(alone, stepped).value)
-    before, after, entropies = [], [], []
-    changed = frequent = island = 0
+    before, after = [], []
+    known = unsure = objects = few = changed = frequent = out = 0
     for x, y in study.data("test"):
         done = guide(study.network("fcn8s"), x[None], EPSILON)
         was, now = done.before[0].argmax(0), done.after[0].argmax(0)
         before.append(metrics.confusion(was, y, 11, 255))
         after.append(metrics.confusion(now, y, 11, 255))
-        entropies.append(torch.distributions.Categorical(logits=done.before[0].movedim(0, -1)).entropy().mean())
-        small = when_does_it_help.islands(was[None])[0]
-        for r, c in (was != now).nonzero().tolist():
+        seen, small = y != study.void, when_does_it_help.outvoted(was[None], GROUND)[0]
+        known += int(seen.sum())
+        unsure += int((seen & (done.before[0].softmax(0).max(0).values < 0.9)).sum())
+        objects += int((seen & (was != GROUND)).sum())
+        few += int((seen & small).sum())
+        for r, c in (seen & (was != now)).nonzero().tolist():
             changed += 1
             frequent += int((was == now[r, c]).sum() > (was == was[r, c]).sum())
-            island += int(small[r, c])
+            out += int(small[r, c])
     gain = metrics.gain(torch.stack(before), torch.stack(after))
     assert row[["gain", "low", "high"]].tolist() == pytest.approx(list(gain))
     assert row["base"] == pytest.approx(100 * metrics.miou(torch.stack(before).sum(0)).item())
-    assert row["entropy"] == pytest.approx(torch.stack(entropies).mean().item(), rel=1e-5)
-    assert row["changed"] == pytest.approx(100 * changed / (4 * 96 * 128))
+    assert 0 < few < objects and 0 < out < changed
+    assert row["unsure"] == pytest.approx(100 * unsure / known)
+    assert row["outvoted"] == pytest.approx(100 * few / objects)
+    assert row["changed"] == pytest.approx(100 * changed / known)
     assert row["to_frequent"] == pytest.approx(100 * frequent / changed)
-    assert row["from_islands"] == pytest.approx(100 * island / changed)
+    assert row["from_outvoted"] == pytest.approx(100 * out / changed)
 
 
 def settings(study):
-    return notebook("each_of", "model", "shorter", "prior", "log_prior", "tried", study=study, varied="fcn8s").tried
+    given = {"study": study, "network": "fcn8s"}
+    return notebook("each_of", "model", "other", "prior", "log_prior", "tried", **given).tried
 
 
-def test_settings_vary_temperature_prior_noise_and_training(study):
+def test_settings_vary_temperature_prior_corruption_and_training(study):
+    study = dataclasses.replace(study, tasks={"other_trainings": "stages"})
     every = settings(study)
     kinds = dict.fromkeys(study.networks, "network")
     kinds |= {
@@ -204,9 +265,9 @@ def test_settings_vary_temperature_prior_noise_and_training(study):
         "prior + 0.5": "prior",
         "prior − 1": "prior",
     }
-    kinds |= {"noise 1": "noise", "noise 3": "noise"} | dict.fromkeys(STAGES.networks, "training")
+    kinds |= {"blur 1": "corruption", "contrast 1": "corruption"} | dict.fromkeys(STAGES.networks, "training")
     assert [(label, setting.kind) for label, setting in every.items()] == [*kinds.items()]
-    assert [setting.noise for setting in every.values() if setting.noise] == [1, 3]
+    assert [s.corruption for s in every.values() if all(s.corruption)] == [("blur", 1), ("contrast", 1)]
     assert {setting.epsilon for setting in every.values()} == {EPSILON}
     x = study.data("test")[0][0][None]
     alone = study.network("fcn8s")(x)
@@ -218,7 +279,7 @@ def test_settings_vary_temperature_prior_noise_and_training(study):
     torch.testing.assert_close(every["prior + 0.5"].network(x), alone + drop / 2)
     labels = torch.stack([study.dataset("val")[i][1] for i in range(0, 100, 5)])
     torch.testing.assert_close(prior, labels.flatten().bincount(minlength=11) / labels.numel(), atol=1e-4, rtol=1e-3)
-    assert "2 epochs" not in settings(dataclasses.replace(study, tasks={"segmentation": "digits"}))
+    assert "3 epochs" not in settings(dataclasses.replace(study, tasks={}))
 
 
 def test_correlations_are_of_ranks():

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from gpcore.companion.experiments.local_patch import CELL, FACTORS, Place, neighbourhood, score_rows, sweep_scene
+from gpcore.companion.experiments.local_patch import (
+    CELL,
+    FACTORS,
+    Place,
+    cell_labels,
+    neighbourhood,
+    score_rows,
+    sweep_scene,
+)
 from gpcore.companion.report.explorer import Explorer
 from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, change_map, grid, photograph
 from gpcore.companion.studies import Study
@@ -20,8 +28,9 @@ DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
 def patch_figure(study: Study, name: str, place: Place) -> Figure:
-    """Figure 6a. Above: image, changes by the tuned step, the nine cells' own 96 x 96 pixels, their perturbation (its
-    mean over the colours), its sum with them; below: the class that score_fr predicts in each cell for some epsilons.
+    """Figure 6a. Above: image, truth, changes by the tuned step, the nine cells' own 96 x 96 pixels, their perturbation
+    (its mean over the colours), its sum with them; below: the cells' true classes, and those that score_fr predicts for
+    some epsilons.
     """
     guided, scores = sweep_scene(study, name, place.scene, SHOWN)
     (image,), (truth,) = study.scene(place.scene)
@@ -31,19 +40,20 @@ def patch_figure(study: Study, name: str, place: Place) -> Figure:
     y, x = (slice(s.start * CELL, s.stop * CELL) for s in neighbourhood(scores.shape[2:], place.row, place.column))
     above = [
         photograph(study, image, "image"),
+        Panel("labels" if study.photographs else "withheld", truth, "truth"),
         Panel("changes", change_map(was, now, truth, study.void), "changes"),
         photograph(study, image[:, y, x], "patch"),
         Panel("signed", step[:, y, x].mean(0), "ε sign(g)", epsilon),
         photograph(study, (image + step)[:, y, x], "patch + ε sign(g)"),
     ]
-    below = []
+    below = [Panel("labels", cell_labels(truth, len(study.classes), study.void), "truth by cells")]
     for factor, cells in zip(SHOWN, scores, strict=True):
         title = f"ε = {factor * epsilon:.3g}{' (tuned)' * (factor == 1)}".replace("-", "−")
         below.append(Panel("labels", cells.argmax(0), title))
     figure = grid([above, below], study, sides=["input", "score_fr"], legend=["labels", "changes"])
-    for axes in figure.axes[:2]:
+    for axes in figure.axes[:3]:
         _outline(axes, place, CELL)
-    for axes in figure.axes[5:]:
+    for axes in figure.axes[6:]:
         _outline(axes, place, 1)
     return figure
 

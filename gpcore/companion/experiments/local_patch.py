@@ -1,6 +1,7 @@
 """One patch under the loupe: how the scores of a 3 x 3 neighbourhood at `score_fr` move with epsilon (figure 6)."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,17 @@ class Place(NamedTuple):
     scene: int
     row: int
     column: int
+
+
+class Stepped(NamedTuple):
+    """One guided step on N images, seen at `score_fr`: the pixels corrected in each cell and its most frequent label,
+    the class predicted there before and after (N x h x w each), and the change of the scores (N x K x h x w)."""
+
+    corrected: Tensor
+    truth: Tensor
+    before: Tensor
+    after: Tensor
+    moved: Tensor
 
 
 def coarse_scores(network: nn.Module, images: Tensor) -> Tensor:
@@ -85,31 +97,29 @@ def neighbour_correlations(moved: Tensor, around: Tensor) -> Tensor:
     return (centre[..., 1:-1, 1:-1, None] * neighbours(others)).sum(1)
 
 
-def step_split(
-    study: Study, name: str, split: str, count: int | None = None
-) -> tuple[Tensor, Tensor, Tensor, pd.DataFrame]:
-    """One guided step with the tuned epsilon on the N images of a split: corrected pixels in each cell (N x h x w), the
-    class predicted at score_fr (N x h x w), the change of the scores there (N x K x h x w), and rows of `rank_sums`
-    over corrected pixels: image, scores, rank, change, size, pixels.
+def step_split(study: Study, name: str, split: str, count: int | None = None) -> tuple[Stepped, pd.DataFrame]:
+    """One guided step with the tuned epsilon on the N images of a split, and rows of `rank_sums` over the corrected
+    pixels: image, scores, rank, change, size, pixels.
 
     The rows' scores are read twice: at the network's output, and at score_fr, interpolated as FCN-32s does.
     """
     network, epsilon = study.network(name), study.epsilon(name)
-    maps, rows, image = list[tuple[Tensor, Tensor, Tensor]](), [], 0
+    maps, rows, image = list[Stepped](), [], 0
     for x, y in study.batches(split, count):
         guided = guide(network, x, epsilon)
         fixed = changes(guided.before.max(1).indices, guided.after.max(1).indices, y, study.void)["corrected"]
         first, second = (coarse_scores(network, images) for images in (x, guided.images))
-        maps.append((cell_sums(fixed), first.max(1).indices, second - first))
+        truth = torch.stack([cell_labels(labels, len(study.classes), study.void) for labels in y])
+        was, now = (scores.max(1).indices for scores in (first, second))
+        maps.append(Stepped(cell_sums(fixed), truth, was, now, second - first))
         coarse = [cropped(interpolate(z, scale_factor=CELL, mode="bilinear"), y) for z in (first, second)]
         for i, mask in enumerate(fixed):
             for scores, (before, after) in {"output": guided.trajectory, "score_fr": coarse}.items():
                 sums = rank_sums(before[i, :, mask].T, after[i, :, mask].T, y[i, mask])
                 rows += [(image, scores, rank, *line) for rank, line in enumerate(sums.tolist())]
             image += 1
-    corrected, predicted, moved = map(torch.cat, zip(*maps, strict=True))
     columns = ["image", "scores", "rank", "change", "size", "pixels"]
-    return corrected, predicted, moved, pd.DataFrame(rows, columns=columns)
+    return Stepped(*map(torch.cat, zip(*maps, strict=True))), pd.DataFrame(rows, columns=columns)
 
 
 def _mean(sums: Tensor, counts: Tensor) -> metrics.Interval:
@@ -128,16 +138,32 @@ def rank_table(ranks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["scores", "class", "change", "low", "high", "size", "pixels"])
 
 
+def least_ratio(ranks: pd.DataFrame, value: str = "change") -> metrics.Interval:
+    """The true class's mean change over the absolute value of a rival's, for the rank at which it is least, with its
+    interval over images; from the rows of `step_split` for one kind of scores, or `value` "size" of them."""
+    sums, pixels = (
+        torch.tensor(ranks.pivot(index="image", columns="rank", values=v).to_numpy()) for v in (value, "pixels")
+    )
+
+    def least(total: Tensor, count: Tensor) -> Tensor:
+        mean = total / count  # none where no pixel has a rival of that rank
+        return (mean[..., :1] / mean[..., 1:].abs()).nan_to_num(nan=torch.inf).amin(-1)
+
+    return metrics.bootstrap(least, sums, pixels)
+
+
 def correlation_table(moved: Tensor, predicted: Tensor) -> pd.DataFrame:
     """Mean of `neighbour_correlations` with its interval over images: of all pairs of neighbours, of those predicted as
-    one class and those not; for comparison, of cells in the same places of the next image."""
-    own, alien = (neighbour_correlations(moved, around) for around in (moved, moved.roll(1, 0)))
+    one class and those not; for comparison, of cells in the same places of an image half the split away, and by how
+    much the first exceeds that on the same images."""
+    own, alien = (neighbour_correlations(moved, around) for around in (moved, moved.roll(len(moved) // 2, 0)))
     same = neighbours(predicted) == predicted[:, 1:-1, 1:-1, None]
     kinds = {
         "all eight neighbours": (own, same | ~same),
         "neighbours of the same predicted class": (own, same),
         "neighbours of another": (own, ~same),
         "the same eight places in another image": (alien, same | ~same),
+        "all eight − those in another image": (own - alien, same | ~same),
     }
     table = []
     for cells, (values, counted) in kinds.items():
@@ -156,14 +182,17 @@ def sweep_scene(study: Study, name: str, scene: int, factors: Sequence[float] = 
 
 
 def score_rows(study: Study, name: str, place: Place, scores: Tensor) -> pd.DataFrame:
-    """The nine cells' scores of `sweep_scene`, of the five classes that score highest in any of them before the step.
+    """The nine cells' scores of `sweep_scene`, of five classes: those on top in the centre before and after the tuned
+    step, then those that score highest in any of the nine before.
 
     Rows scene, row, column, true (the cell's class), factor, epsilon, predicted (there, at score_fr), class, score.
     """
     epsilon, (_, labels) = study.epsilon(name), study.scene(place.scene)
     y, x = neighbourhood(scores.shape[2:], place.row, place.column)
     nine, truth = scores[..., y, x], cell_labels(labels[0], len(study.classes), study.void)[y, x]
-    top = nine[FACTORS.index(0)].amax((1, 2)).topk(min(RANKS, nine.shape[1])).indices.sort().values.tolist()
+    best = nine[FACTORS.index(0)].amax((1, 2))
+    best[nine[[FACTORS.index(0), FACTORS.index(1)], :, 1, 1].argmax(1)] = torch.inf
+    top = best.topk(min(RANKS, len(best))).indices.sort().values.tolist()
     names, rows = {study.void: "void", **dict(enumerate(study.classes))}, []
     for i, j in itertools.product(range(3), range(3)):
         cell = (place.scene, place.row + i - 1, place.column + j - 1, names[int(truth[i, j])])
@@ -172,3 +201,28 @@ def score_rows(study: Study, name: str, place: Place, scores: Tensor) -> pd.Data
             rows += [(*cell, *step, names[k], there[k].item()) for k in top]
     columns = ["scene", "row", "column", "true", "factor", "epsilon", "predicted", "class", "score"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def reading(study: Study, place: Place, scores: Tensor) -> pd.DataFrame:
+    """The nine cells before and after the tuned step, from `sweep_scene`'s scores; a row for each.
+
+    Columns row, column, true (class), before and after (class on top), rival (the best other class before), the changes
+    of their scores, that of the true one by the opposite step, and by how much the true class leads the best other one
+    before and after: below 0 it is not on top.
+    """
+    (_, labels), (y, x) = study.scene(place.scene), neighbourhood(scores.shape[2:], place.row, place.column)
+    truth, names, rows = cell_labels(labels[0], len(study.classes), study.void), {study.void: "void"}, []
+    names |= dict(enumerate(study.classes))
+    for i, j in itertools.product(range(y.start, y.stop), range(x.start, x.stop)):
+        true, three = int(truth[i, j]), torch.stack([scores[FACTORS.index(factor), :, i, j] for factor in (0, 1, -1)])
+        tops = [names[k] for k in three[:2].argmax(1).tolist()]
+        if true == study.void:
+            rows.append((i, j, "void", *tops, "", *[math.nan] * 5))
+            continue
+        others = three.index_fill(1, torch.tensor(true), -torch.inf)
+        rival, (_, moved, back) = int(others[0].argmax()), three - three[0]
+        leads = (three[:2, true] - others[:2].amax(1)).tolist()
+        changed = (moved[true].item(), moved[rival].item(), back[true].item())
+        rows.append((i, j, names[true], *tops, names[rival], *changed, *leads))
+    numbers = ["true_change", "rival_change", "true_back", "lead", "lead_after"]
+    return pd.DataFrame(rows, columns=["row", "column", "true", "before", "after", "rival", *numbers])

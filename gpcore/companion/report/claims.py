@@ -1,126 +1,27 @@
-"""The claims ledger: what each claim says, when it holds, the verdict that follows from numbers, and all of them."""
+"""The claims ledger: what each claim says, the verdict that follows from its numbers, all of them and their history."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from numbers import Integral
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from gpcore import paths
+from gpcore.companion.report.criteria import CRITERIA, Numbers, Outcome
 from gpcore.metrics import Interval
 
-Numbers = Mapping[str, Any]  # by name, each a plain number or an Interval
-Outcome = bool | None  # None is undecided
-VERDICTS: dict[Outcome, str] = {True: "holds", False: "fails", None: "undecided"}
+VERDICTS: dict[bool | None, str] = {True: "holds", False: "fails", None: "undecided"}
+FEWEST = 20  # an interval over fewer images is none
 
 
-def _all(*outcomes: Outcome) -> Outcome:
-    """False where one is, else undecided where one is."""
-    return False if False in outcomes else None if None in outcomes else True
+class Judged(NamedTuple):
+    """A claim's verdict, "not run" with the reason why, and its p where an interval or a test has decided it."""
 
-
-def _sign(low: float, high: float) -> Outcome:
-    """Whether a quantity is above zero, by the ends of its interval: undecided where that covers zero."""
-    return True if low > 0 else False if high < 0 or low == high else None
-
-
-def _above_zero(n: Numbers, *names: str) -> Outcome:
-    """Whether each n[name] > 0, by its interval; there must be some."""
-    if not names:
-        raise KeyError("gain")
-    return _all(*(_sign(n[name].low, n[name].high) for name in names))
-
-
-def _reaches(value: float, factor: float, other: float) -> bool:
-    """Whether value >= factor x other; 3.3 reaches 3 x 1.1, which in binary is a little more."""
-    return value >= factor * other - 1e-12
-
-
-def _mcnemar(n: Numbers) -> Outcome:
-    """Whether more is corrected than spoilt: undecided where the test does not tell."""
-    return None if n["p"] >= 0.05 else n["gain"] > 0
-
-
-# The criteria of data/paper/claims.csv as functions of the numbers that notebooks report; a claim whose notebook is
-# not written yet has none. Gains are in points of mIoU.
-CRITERIA: dict[str, Callable[[Numbers], Outcome]] = {
-    "GP-01": lambda n: _above_zero(n, "fcn32s_gain", "fcn8s_gain"),
-    "GP-02": lambda n: _above_zero(n, *n),
-    "GP-03": lambda n: min(n.values()) > 1,
-    "GP-04": lambda n: n["corrected_distance"] > n["base_error_distance"],
-    "GP-05": lambda n: n["newly_wrong_distance"] < n["corrected_distance"],
-    "GP-06": lambda n: n["pool1"] < n["pool2"] < n["pool3"] < n["pool4"] < n["pool5"] and n["pool2"] > 1,  # per cent
-    "GP-07": lambda n: n["correlation"] > 0.3,
-    "GP-08": lambda n: _reaches(n["truth_gain"], 3, n["gp_gain"]) and n["truth_gain"] > 3,
-    "GP-09": lambda n: _all(n["sign_agreement"].low > 0.5, _above_zero(n, "gain")),
-    "GP-10": lambda n: n["best_gain"] > 0 and _reaches(n["first_gain"], 0.6, n["best_gain"]),
-    # the ends of the range where epsilon gains; 3.96: a factor of 4 whose two ends were rounded to three digits
-    "GP-11": lambda n: n["lowest"] > 0 and _reaches(n["highest"], 3.96, n["lowest"]),
-    "GP-12": lambda n: n["loss"] > 0 and _reaches(n["loss"], 2, n["gain"]) and n["psnr"] > 40,
-    "GP-13": lambda n: n["true_class"] > 2 * n["rivals"],
-    "GP-14": lambda n: n["correlation"] > 0.5,
-    "GP-15": lambda n: _above_zero(n, "crfrnn_gain", "deeplab_gain"),
-    "GP-16": lambda n: _above_zero(n, "gain"),
-    "GP-17": lambda n: _reaches(n["improved"], 0.9, n["classes"]),
-    "GP-18": lambda n: _all(_above_zero(n, "input_gain"), _reaches(n["pool4_gain"], 0.85, n["input_gain"].value)),
-    "GP-19": lambda n: n["time_ratio"] <= 0.7,
-    "GP-20": lambda n: _above_zero(n, "gp_minus_crf"),
-    "GP-21": lambda n: _above_zero(n, "both_minus_crf", "both_minus_gp"),
-    "GP-22": lambda n: _above_zero(n, "margin"),  # of one-hot's best over the best of the others
-    "GP-23": lambda n: n["random"] <= n["half_width"],
-    "GP-24": lambda n: _all(n["uniform_epsilon"] < 0, _above_zero(n, "uniform_gain")),
-    "GP-25": lambda n: n["matches"] == n["expected"] and n["cosine"] < 0,
-    "GP-26": lambda n: n["matches"] == n["expected"] and n["onehot_top_raised"] == 1 == n["uniform_top_lowered"],
-    "GP-27": lambda n: n["error"] <= 1e-6,
-    "GP-28": _mcnemar,
-    "GP-29": _mcnemar,
-    "GP-30": lambda n: _sign(n["segmentation"] - n["classification"].high, n["segmentation"] - n["classification"].low),
-    "DAE-01": lambda n: n["cosine"] > 0.95,
-    "DAE-02": lambda n: _above_zero(n, "gain"),
-    "DAE-03": lambda n: _above_zero(n, "difference"),
-    "DAE-04": lambda n: _above_zero(n, "over_crf", "over_context", "over_crfrnn"),
-    "DAE-05": lambda n: _above_zero(n, "difference"),
-    "DAE-06": lambda n: n["worst_class"] >= 0,
-    "DAE-07": lambda n: n["pole"] < 0,
-    "DAE-08": lambda n: n["spread"] < 0.5 and n["in_order"] == 1,
-    "DAE-09": lambda n: n["sigma_truth"] > n["sigma_y"],
-    "DAE-10": lambda n: _above_zero(n, "difference"),
-    "DAE-11": lambda n: _above_zero(n, "difference"),
-    "ROB-01": lambda n: n["robust"] <= 0.2 * n["standard"],
-    "ROB-02": lambda n: n["rb"] > 2 * n["pre"],
-    "ROB-03": lambda n: _above_zero(n, "at_over_rb"),
-    "ROB-04": lambda n: _above_zero(n, "pre_over_at"),
-    "ROB-05": lambda n: _above_zero(n, "bim_over_fgsm", "pgd_over_bim"),
-    "ROB-06": lambda n: n["share"] > 25,  # per cent of the white-box drop
-    "ROB-07": lambda n: n["images"] >= 50,
-    "ROB-08": lambda n: _reaches(n["data_free"], 2, n["noise"]) and n["data_free"] > 0,
-    "ROB-09": lambda n: _all(n["at_below_pre"] >= 80, n["high_pre"] > 2 * n["high_at"]),  # per cent
-    "ROB-10": lambda n: _above_zero(n, "pre_over_rb", "rb_over_at"),
-    "ROB-11": lambda n: n["variation"] > 0.25,
-    "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
-    "ROB-13": lambda n: n["correlation"] > 0.6,
-    "LEC-01": lambda n: (n["score"], n["nudged"], n["p"], n["p_nudged"]) == (-3, 2, 0.0474, 0.881),
-    "LEC-02": lambda n: _above_zero(n, "by_size"),  # halvings of the nudge per doubling of the dimensions
-    "LEC-03": lambda n: _above_zero(n, "difference"),
-    "LEC-04": lambda n: _sign(n["share"].low - 25, n["share"].high - 25),  # per cent of the white-box drop
-    "LEC-05": lambda n: _sign(n["share"].low - 25, n["share"].high - 25),
-    "LEC-06": lambda n: _sign(n["share"].low - 50, n["share"].high - 50),  # per cent of the images that get there
-    "LEC-07": lambda n: _above_zero(n, "upper_half", "all_layers"),  # guided minus gradient, by what is shuffled
-    "LEC-08": lambda n: _all(n["matches"] == n["expected"], _above_zero(n, "peak")),
-    # what is left of a checkerboard is no peak when it lies below a tenth of what transposed convolutions draw
-    "LEC-09": lambda n: _above_zero(n, "nearest_below_tenth", "bilinear_below_tenth"),
-    "LEC-10": lambda n: n["matches"] == n["expected"] and n["same_parameters"] == 1,
-    "LEC-12": lambda n: n["ratio"] > 10,  # of a network that labels every pixel
-    "LEC-14": lambda n: _above_zero(n, "gain"),
-    "LEC-16": lambda n: n["matches"] == n["expected"],
-    "LEC-17": lambda n: _above_zero(n, "smoother", "recognised"),
-    "LEC-18": lambda n: _above_zero(n, "over_chance"),
-    "LEC-19": lambda n: _all(
-        *(_sign(n[f"code_{at}"].low - 0.3, n[f"code_{at}"].high - 0.3) for at in ("tsne", "itself")),
-        _above_zero(n, "over_pixels_tsne", "over_pixels_itself"),
-    ),
-    "LEC-20": lambda n: _above_zero(n, *n),
-}
+    verdict: str
+    why: str = ""
+    p: float | None = None
 
 
 def statement(identity: str) -> dict[str, str]:
@@ -132,9 +33,11 @@ def statement(identity: str) -> dict[str, str]:
 
 
 def rounded(numbers: Numbers) -> Numbers:
-    """The numbers to three digits, as they are printed."""
+    """The numbers to three digits, as they are printed; counts stay whole."""
     return {
-        name: Interval(*(float(f"{part:.3g}") for part in n)) if isinstance(n, Interval) else float(f"{n:.3g}")
+        name: Interval(*(float(f"{part:.3g}") for part in n))
+        if isinstance(n, Interval)
+        else float(n if isinstance(n, Integral) else f"{n:.3g}")
         for name, n in numbers.items()
     }
 
@@ -149,26 +52,66 @@ def named(numbers: Numbers) -> dict[str, float]:
     return found
 
 
-def verdict(identity: str, numbers: Numbers) -> str:
-    """ "holds", "fails" or "undecided", by the claim's criterion.
+def printed(numbers: Numbers, why: str = "") -> str:
+    """The numbers in the ledger's words, with why they give no verdict: "gain 1; low -1; high 3; (too few images)"."""
+    return "; ".join([f"{name} {value:g}" for name, value in named(numbers).items()] + [f"({why})"] * bool(why))
+
+
+def folded(numbers: str) -> str:
+    """Numbers in the ledger's words with their intervals as [low, high]."""
+    return re.sub(r"(\w+(?<!low) [^;]+); \w*low ([^;]+); \w*high ([^;]+)", r"\1 [\2, \3]", numbers)
+
+
+def read(numbers: str) -> Numbers:
+    """Numbers from the ledger's words, folded or not: what `printed` was given."""
+    found: dict[str, float | Interval] = {}
+    for entry in folded(numbers).split("; "):
+        name, *parts = re.findall(r"[^ ,\[\]]+", entry)
+        if not name.startswith("("):  # why they give no verdict
+            found[name] = Interval(*map(float, parts)) if len(parts) == 3 else float(*parts)
+    return found
+
+
+def judged(identity: str, numbers: Numbers) -> Judged:
+    """The claim's verdict by its criterion; none over fewer than 20 `images`, which any claim may name.
 
     Raises ValueError where a number is missing or none, or comes without its interval, or with one that is not asked.
     """
     if identity not in CRITERIA:
-        raise ValueError(f"claim {identity}: claims.CRITERIA has no criterion for it yet")
+        raise ValueError(f"claim {identity}: criteria.CRITERIA has no criterion for it yet")
     if missing := [name for name, value in named(numbers).items() if value != value]:
         raise ValueError(f"claim {identity}: {', '.join(missing)} is not a number")
     got = f"claim {identity}: got numbers {', '.join(numbers)}"
+    counted = identity != "ROB-07"  # whose `images` are per cent of them
     try:
-        return VERDICTS[CRITERIA[identity](numbers)]
+        found = CRITERIA[identity]({name: n for name, n in numbers.items() if name != "images" or not counted})
+        if counted and numbers.get("images", FEWEST) < FEWEST:
+            return Judged("not run", "too few images")
     except KeyError as name:
         raise ValueError(f"{got}, but no {name}") from name
     except (AttributeError, TypeError) as unlike:
         raise ValueError(f"{got}, one with or without its interval where the criterion expects the other") from unlike
+    if isinstance(found, str):
+        return Judged("not run", found)
+    met, p = found if isinstance(found, Outcome) else Outcome(found)
+    return Judged(VERDICTS[met], p=p)
+
+
+def verdict(identity: str, numbers: Numbers) -> str:
+    """ "holds", "fails", "undecided" or "not run", as `judged`."""
+    return judged(identity, numbers).verdict
+
+
+def _history(study: str) -> dict[str, str]:
+    """What earlier editions of the claims said on this study, by id: "first edition: holds (gain 1 [0.5, 1.5])"."""
+    rows = pd.read_csv(paths.PAPER / "history.csv", dtype=str)
+    rows = rows[rows["study"] == study]
+    said = rows["reason"] + ": " + rows["verdict"] + " (" + rows["numbers"].map(folded) + ")"
+    return {str(identity): " | ".join(each) for identity, each in said.groupby(rows["id"])}
 
 
 def ledger(study: str) -> pd.DataFrame:
-    """Every claim in order: id, claim, holds when, verdict on this study, numbers, notebook.
+    """Every claim in order: id, claim, holds when, verdict on this study, numbers, notebook, history.
 
     Reads the claims.csv of notebooks that ran to their end, not $GPCORE_FIGURES, where others may be running still or
     have failed.  Raises ValueError where two notebooks enter the same claim.
@@ -181,8 +124,12 @@ def ledger(study: str) -> pd.DataFrame:
     if len(twice):
         raise ValueError(f"ledger of {study}: claimed twice: {', '.join(twice['id'] + ' by ' + twice['notebook'])}")
     rows = pd.read_csv(paths.PAPER / "claims.csv").merge(entered, on="id", how="left")
+    said = _history(study)
+    rows["history"] = [said.get(identity, "") for identity in rows["id"]]
     why = {True: "no notebook has run it on this study", False: "its notebook does not exist yet"}
-    rows["numbers"] = rows["numbers"].fillna(rows["id"].isin(list(CRITERIA)).map(why))
+    reasons = rows["id"].isin(list(CRITERIA)).map(why)
+    reasons[rows["history"] != ""] = "judged by the first edition, see history"
+    rows["numbers"] = rows["numbers"].fillna(reasons)
     rows = rows.fillna({"verdict": "not run", "notebook": ""})
     return rows.rename(columns={"statement": "claim", "criterion": "holds when"})
 
@@ -193,14 +140,36 @@ def ledgers(studies: Iterable[str]) -> pd.DataFrame:
     return pd.concat([rows for rows in every if rows["verdict"].isin(list(VERDICTS.values())).any()])
 
 
+def survives(rows: pd.DataFrame, level: float = 0.05) -> pd.Series:
+    """Whether each verdict of ledger rows survives Holm's correction over all of them that have a p.
+
+    In order from the smallest of m, a p must not exceed level / m, the next level / (m - 1), ..., until one does.
+    """
+    found = [
+        None if row.verdict == "not run" else judged(str(row.id), read(str(row.numbers))).p for row in rows.itertuples()
+    ]
+    p = pd.Series(found, rows.index, dtype=float).dropna().sort_values()
+    kept = (p <= level / np.arange(len(p), 0, -1)).cummin()
+    return kept.reindex(rows.index, fill_value=True)
+
+
+def marked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Ledger rows with "holds *" and "fails *" where the verdict does not survive Holm's correction."""
+    star = rows["verdict"].isin(["holds", "fails"]) & ~survives(rows)
+    return rows.assign(verdict=rows["verdict"] + star.map({True: " *", False: ""}))
+
+
+def changed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those ledger rows whose verdict is not the last one in their history."""
+    last = rows["history"].str.extract(r".*: ([a-z ]+) \(", expand=False)
+    return rows[last.notna() & (last != rows["verdict"])]
+
+
 def compact(rows: pd.DataFrame) -> pd.DataFrame:
     """Ledger rows for display: the notebook's number, intervals as [low, high], numbers in lines of some 60 letters."""
-    folded = rows["numbers"].str.replace(
-        r"(\w+(?<!low) [^;]+); \w*low ([^;]+); \w*high ([^;]+)", r"\1 [\2, \3]", regex=True
-    )
-    lines = folded.map(lambda numbers: re.findall(r"[^; ].{0,60}[^;]*", numbers))
+    lines = rows["numbers"].map(lambda numbers: re.findall(r"[^; ].{0,60}[^;]*", folded(numbers)))
     shown = rows.assign(notebook=rows["notebook"].str[:2], numbers=lines).explode("numbers")
-    return shown.set_index(["id", "claim", "notebook", "verdict"])[["numbers"]]
+    return shown.set_index(["id", "claim", "holds when", "notebook", "verdict"])[["numbers"]]
 
 
 def tally(rows: pd.DataFrame, by: str) -> pd.DataFrame:

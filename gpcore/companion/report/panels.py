@@ -187,36 +187,44 @@ def colour_handles(study: Study, kinds: Sequence[str]) -> list[Patch]:
 
 
 def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Figure:
-    """The method as a drawn figure: predict (top), send the gradient back (middle), step and predict again (bottom).
+    """The method as a drawn figure, from top to bottom: predict, send the gradient back, step and predict again,
+    compare with the truth.
 
-    `panels`: image, prediction, onehot, gradient, perturbed, guided.
+    `panels`: image, prediction, onehot, gradient, perturbed, guided, truth, changes; the truth may be missing.
     """
-    figure = plt.figure(figsize=(PAGE, 5.2))
+    figure = plt.figure(figsize=(PAGE, 7.0))
     arrow = functools.partial(
         FancyArrowPatch, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=10, color="black"
     )
-    places = {
-        "image": (0.02, 0.745), "prediction": (0.73, 0.745), "onehot": (0.73, 0.42),
-        "gradient": (0.02, 0.42), "perturbed": (0.02, 0.095), "guided": (0.73, 0.095),
-    }  # fmt: skip
-    for name, (x, y) in places.items():
-        show(figure.add_axes((x, y, 0.25, 0.21)), panels[name], study)
-    # each step runs from one side to the other through the network, drawn as a box in between
+    fixed, wrong = (int((panels["changes"].data == [*CHANGES].index(k)).sum()) for k in ("corrected", "newly wrong"))
+    # each step runs from one side to the other, past what happens, drawn as a box in between
     steps = [
-        (0.85, "Step 1: predict", "network, forward", True),
-        (0.525, "Step 2: take the prediction as the label", "network, backward:  g = ∂(z · (l − y)) / ∂x", False),
-        (0.2, f"Step 3: predict again  (ε = {epsilon:g})", "network, forward", True),
+        ("image", "prediction", "Step 1: predict", "network, forward", True),
+        (
+            "gradient",
+            "onehot",
+            "Step 2: take the prediction as the label",
+            "network, backward:  g = ∂(z · (l − y)) / ∂x",
+            False,
+        ),
+        ("perturbed", "guided", f"Step 3: predict again  (ε = {epsilon:g})", "network, forward", True),
+        ("truth", "changes", "Compare with the truth", f"{fixed} pixels corrected, {wrong} newly wrong", True),
     ]
-    for y, title, text, forward in steps:
-        ends = ((0.29, y), (0.71, y)) if forward else ((0.71, y), (0.29, y))
-        figure.add_artist(arrow(*ends))
+    for line, (left, right, title, text, forward) in enumerate(steps):
+        y = 0.88 - 0.237 * line
+        for name, x in ((left, 0.02), (right, 0.765)):
+            if name in panels:
+                show(figure.add_axes((x, y - 0.083, 0.215, 0.166)), panels[name], study)
+        figure.add_artist(arrow(*((0.25, y), (0.75, y)) if forward else ((0.75, y), (0.25, y))))
         box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": OKABE_ITO[0 if forward else 1]}
         figure.text(0.5, y, text, ha="center", va="center", bbox=box)
-        figure.text(0.5, y + 0.06, title, ha="center", weight="bold")
-    for x, top, text in ((0.75, 0.735, "most likely class → label l"), (0.04, 0.41, "x + ε sign(g)")):
-        figure.add_artist(arrow((x, top), (x, top - 0.055)))
-        figure.text(x + 0.02, top - 0.025, text, fontsize=7, va="center")
-    figure.legend(
-        handles=colour_handles(study, ["labels"]), loc="lower center", ncols=11, columnspacing=0.8, handlelength=1.2
-    )
+        figure.text(0.5, y + 0.045, title, ha="center", weight="bold")
+    for x, line, text in ((0.775, 0, "most likely class: label l"), (0.03, 1, "x + ε sign(g)"), (0.775, 2, "")):
+        top = 0.88 - 0.237 * line - 0.088
+        figure.add_artist(arrow((x, top), (x, top - 0.045)))
+        figure.text(x + 0.02, top - 0.02, text, fontsize=7, va="center")
+    for place, kind in ((0.024, "labels"), (0.0, "changes")):
+        handles = colour_handles(study, [kind])
+        look = {"ncols": len(handles), "columnspacing": 0.8, "handlelength": 1.2}
+        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, place), **look)
     return figure

@@ -1,5 +1,6 @@
 """Plots of measured rows: points and lines with their intervals, and the ledger. Functions return the figure."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gpcore.companion.report.panels import CHANGES, COLUMN, OKABE_ITO, PAGE
-from gpcore.companion.studies import LABELS, PUBLISHED
+from gpcore.companion.studies import LABELS
 
 MARKERS = "osD^v"
 PUBLISHED_LOOK: dict[str, Any] = {"color": OKABE_ITO[1], "mfc": "none", "label": "published (VOC 2012)"}
@@ -24,17 +25,28 @@ def _bars(axes: Axes, rows: pd.DataFrame, x: str, y: str, along: str, **look: An
     axes.errorbar(rows[x], rows[y], **{f"{along}err": reach, "fmt": "o", **look})
 
 
-def network_gains(rows: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """mIoU gain of every network with its interval, beside the published gains."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 1.2 + 0.3 * len(rows)), layout="constrained")
-    y = np.arange(len(rows))
-    _bars(axes, rows.assign(place=y), "gain", "place", "x", capsize=3, label="ours, 95 % over images")
-    given = published.set_index("network").reindex(rows["network"].map(PUBLISHED))
-    axes.plot(given["guided"] - given["base"], y, "D", **PUBLISHED_LOOK)
-    axes.axvline(0, color="black", linewidth=0.8)
-    names = rows["network"].map(LABELS)
-    axes.set(yticks=y, yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlabel="gain (mIoU points)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1))
+def network_gains(rows: pd.DataFrame, published: pd.DataFrame, seeds: pd.DataFrame | None = None) -> Figure:
+    """mIoU gain of every network with its interval, and of other trainings (rows network, gain) where there are some;
+    in a panel with axes of its own the published gains."""
+    height = 1.2 + 0.26 * max(len(rows), len(published))
+    figure, (ours, theirs) = plt.subplots(1, 2, figsize=(PAGE, height), layout="constrained")
+    images = " or ".join(map(str, sorted(rows["images"].unique())))
+    _bars(ours, rows.assign(place=range(len(rows))), "gain", "place", "x", capsize=3, label="95 % over images")
+    if seeds is not None and len(seeds) > len(rows):
+        places = seeds["network"].map(list(rows["network"]).index)
+        looks = {"color": OKABE_ITO[1], "ms": 4, "mew": 0.9, "label": "each training"}
+        ours.plot(seeds["gain"], places + 0.25, "|", **looks)
+    theirs.plot(
+        published["guided"] - published["base"], range(len(published)), **PUBLISHED_LOOK | {"marker": "D", "ls": ""}
+    )
+    for axes, names, title in (
+        (ours, rows["network"].map(LABELS), f"ours, {images} test images"),
+        (theirs, published["network"], "published, VOC 2012, 346 images"),
+    ):
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), title=title)
+        axes.set_xlabel("gain (mIoU points)")
+    figure.legend(*ours.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     return figure
 
 
@@ -52,10 +64,14 @@ def lines(rows: pd.DataFrame, *, x: str, y: str, hue: str, zero: float | None = 
 
 def means(rows: pd.DataFrame, *, x: str, label: str, y: str = "mean") -> Figure:
     """Means with their intervals (columns low, high) over a categorical x."""
-    figure, axes = plt.subplots(figsize=(max(COLUMN, 0.5 * len(rows)), 2.2), layout="constrained")
+    width = max(COLUMN, 0.5 * len(rows))
+    figure, axes = plt.subplots(figsize=(width, 2.2), layout="constrained")
     _bars(axes, rows, x, y, "y", capsize=3)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel(label)
+    if 0.06 * rows[x].astype(str).str.len().max() > 0.8 * width / len(rows):  # inches: neighbours would collide
+        axes.tick_params(axis="x", rotation=35)
+        plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
     return figure
 
 
@@ -72,32 +88,43 @@ def points(rows: pd.DataFrame, *, x: str, y: str, hue: str) -> Figure:
     return figure
 
 
-def trade(rows: pd.DataFrame, published: pd.DataFrame, *, x: str, y: str, label: str) -> Figure:
-    """Ours with intervals (columns low, high) and the published points in the plane of x and y, each one named."""
-    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.6), layout="constrained")
-    _bars(axes, rows, x, y, "y", capsize=3, label="ours, 95 % over images")
-    axes.plot(published[x], published[y], "D", **PUBLISHED_LOOK)
-    for part, offset in ((rows, (4, 3)), (published, (5, -8))):
-        for name, *place in part[[label, x, y]].itertuples(index=False):
-            axes.annotate(name, tuple(place), offset, textcoords="offset points", fontsize=7)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-    return figure
-
-
-def strategies(rows: pd.DataFrame, *, base: float) -> Figure:
-    """mIoU over the tried epsilons, evenly spaced, one line per label; on the right enlarged around `base`."""
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8), layout="constrained")
-    levels = sorted(rows["epsilon"].unique())
-    placed = rows.assign(place=rows["epsilon"].map(levels.index))
-    for ax in axes:
-        sns.lineplot(placed, x="place", y="miou", hue="label", style="label", markers=True, dashes=False, ax=ax)
-        ax.axhline(base, color="black", linewidth=0.8, linestyle="--")
+def strategies(rows: pd.DataFrame) -> Figure:
+    """The gain over the tried levels of epsilon, evenly spaced, a plot for each label and a line with its band (columns
+    low, high) for each network; a star where the row is the one `picked`. Beyond +-1 point the scale is logarithmic."""
+    labels, levels = list(rows["label"].unique()), sorted(rows["level"].unique())
+    height = -(-len(labels) // 3)
+    look: dict[str, Any] = {"figsize": (PAGE, 1.9 * height + 0.6), "sharex": True, "sharey": True, "squeeze": False}
+    figure: Figure
+    figure, axes = plt.subplots(height, 3, layout="constrained", **look)
+    for ax, (label, part) in zip(axes.flat, rows.groupby("label", sort=False), strict=False):
+        for i, (network, line) in enumerate(part.groupby("network", sort=False)):
+            x = line["level"].map(levels.index) + 0.2 * i  # so that no curve hides another
+            ax.plot(x, line["gain"], MARKERS[i] + "-", color=OKABE_ITO[i], markersize=3, label=LABELS[str(network)])
+            ax.fill_between(x, line["low"], line["high"], color=OKABE_ITO[i], alpha=0.2, linewidth=0)
+            ax.plot(
+                x[line["picked"]],
+                line["gain"][line["picked"]],
+                "*",
+                color=OKABE_ITO[i],
+                mec="black",
+                mew=0.7,
+                markersize=8,
+            )
+        ax.axhline(0, color="black", linewidth=0.8, linestyle="--")
+        ax.axvline(levels.index(0), color="black", linewidth=0.5)
+        ax.set_title(label)
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_yticks([-30, -10, -3, -1, -0.5, 0, 0.5, 1, 3, 10, 30], [], minor=False)
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels], rotation=90)
-        ax.set(xlabel="ε (of 255)", ylabel="mIoU (%)")
-    axes[1].set(ylim=(base - 3, base + 1.5), title="enlarged")
-    axes[1].get_legend().remove()
-    axes[0].legend(title=None)
+    for ax in axes.flat[len(labels) :]:
+        ax.set_visible(False)
+    axes.flat[0].set_ylim(1.3 * rows["low"].min(), 1.3 * rows["high"].max())
+    figure.supxlabel("ε (of 255)", fontsize=8)
+    figure.supylabel("gain (mIoU points)", fontsize=8)
+    figure.legend(
+        *axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(rows["network"].unique())
+    )
     return figure
 
 
@@ -131,25 +158,6 @@ def explained(rows: pd.DataFrame, *, columns: Mapping[str, str]) -> Figure:
     return figure
 
 
-def small_multiples(rows: pd.DataFrame, *, x: str, y: str, by: str) -> Figure:
-    """One plot of y over x with its band (columns low, high) for each value of `by`, three in a row."""
-    groups = list(rows.groupby(by, sort=False))
-    height = -(-len(groups) // 3)
-    figure, axes = plt.subplots(height, 3, figsize=(PAGE, 1.75 * height + 0.2), squeeze=False, layout="constrained")
-    for ax, (name, part) in zip(axes.flat, groups, strict=False):
-        ax.plot(part[x], part[y], "o-", markersize=3)
-        ax.fill_between(part[x], part["low"], part["high"], alpha=0.2, linewidth=0)
-        ax.axhline(0, color="black", linewidth=0.8, linestyle="--")
-        ax.axvline(0, color="black", linewidth=0.5)
-        ax.set_title(name)
-        ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
-    for ax in axes.flat[len(groups) :]:
-        ax.set_visible(False)
-    figure.supxlabel("ε (of the image's range)", fontsize=8)
-    figure.supylabel("gain (mIoU points)", fontsize=8)
-    return figure
-
-
 def toy(rows: pd.DataFrame) -> Figure:
     """Figure 9: for each case the scores y and the signal of eq. (5) for each label."""
     cases, labels = list(rows["case"].unique()), list(rows["label"].unique())
@@ -170,13 +178,16 @@ def toy(rows: pd.DataFrame) -> Figure:
 
 
 def distances(shares: pd.DataFrame) -> Figure:
-    """Where each kind of pixel lies: share over distance to the true boundary, from `tables.distance_shares`."""
-    figure, axes = plt.subplots(figsize=(PAGE * 0.6, 2.4), layout="constrained")
+    """Where each kind of pixel lies: share over distance to the true boundary, from `tables.distance_shares` of every
+    network."""
+    names = shares["network"].unique()
+    figure, panels = plt.subplots(1, len(names), figsize=(PAGE, 2.5), sharey=True, squeeze=False, layout="constrained")
     colours = {"base error": CHANGES["still wrong"], **CHANGES}
     palette = {kind: colours[kind] for kind in shares["kind"].unique()}
-    sns.barplot(shares, x="distance", y="share", hue="kind", palette=palette, ax=axes)
-    axes.set(xlabel="distance to the nearest true boundary, from (pixels)", ylabel="share of the kind (%)")
-    axes.legend(title=None)
+    for axes, (name, part) in zip(panels[0], shares.groupby("network", sort=False), strict=True):
+        sns.barplot(part, x="distance", y="share", hue="kind", palette=palette, ax=axes)
+        axes.set(title=name, xlabel="distance to the true boundary, from (pixels)", ylabel="share of the kind (%)")
+        axes.legend(title=None)
     return figure
 
 
@@ -207,7 +218,9 @@ def verdict_cells(rows: pd.DataFrame) -> Figure:
         axes.text(x + 0.5, y + 0.5, mark + verdict, color=ink, ha="center", va="center_baseline", fontsize=6)
     claims = rows.drop_duplicates("id")
     axes.set(xlim=(0, len(names)), ylim=(len(lines), 0), xticks=np.arange(len(names)) + 0.5, xticklabels=names)
-    axes.set_yticks(np.arange(len(lines)) + 0.5, claims["claim"] + "   " + claims["id"], fontsize=6)
+    told = [textwrap.fill(claim, 62) for claim in claims["claim"] + "   " + claims["id"]]
+    axes.set_yticks(np.arange(len(lines)) + 0.5, told, fontsize=5.5, linespacing=1)
+    axes.tick_params("x", labelsize=7)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(False)

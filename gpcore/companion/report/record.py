@@ -55,19 +55,20 @@ class Record:
         return rows
 
     def claim(self, identity: str, **numbers: float | Interval) -> pd.DataFrame:
-        """Enters a claim with its measured numbers; the verdict follows from them by `claims.CRITERIA`.
+        """Enters a claim with its measured numbers; the verdict follows from them by `criteria.CRITERIA`.
 
-        It follows from the numbers as printed, to three digits, so that a reader comes to the same one.
+        It follows from the numbers as printed, to three digits, so that a reader comes to the same one. Any claim may
+        name how many `images` they are over, a plain number.
         Returns the ledger's rows of this notebook so far, for display.
         """
         rounded = claims.rounded(numbers)
-        known = claims.statement(identity)
+        known, judged = claims.statement(identity), claims.judged(identity, rounded)
         self.claims[identity] = {
             "id": identity,
             "claim": known["statement"],
             "holds when": known["criterion"],
-            "verdict": claims.verdict(identity, rounded),
-            "numbers": "; ".join(f"{name} {value:g}" for name, value in claims.named(rounded).items()),
+            "verdict": judged.verdict,
+            "numbers": claims.printed(rounded, judged.why),
         }
         return self.rows("claims", pd.DataFrame(self.claims.values()))
 

@@ -65,8 +65,10 @@ def gain_rows(
     return pd.DataFrame(rows, columns=[*columns, "corrected", "newly_wrong", "images"])
 
 
-def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Base, guided and gain of `gain_rows` beside the published ones, and the difference of the gains."""
+def beside(rows: pd.DataFrame, published: pd.DataFrame, seeds: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Base, guided and gain of `gain_rows` over n images beside the published ones, and the difference of the gains;
+    with rows network, gain of several trainings each, between what their gains lie."""
+    spread = {} if seeds is None else {name: _spread(part["gain"]) for name, part in seeds.groupby("network")}
     given = published.set_index("network").reindex(rows["network"].map(PUBLISHED)).set_index(rows.index)
     table = pd.DataFrame(
         {
@@ -74,7 +76,9 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
             "ε": rows["epsilon"].map("{:g}".format),
             "base": rows["base"],
             "+GP": rows["guided"],
+            "n": rows["images"].map(str),
             "gain [95 %]": signed(rows[GAIN]),
+            **({"over trainings": rows["network"].map(spread)} if spread else {}),
             "corrected : newly wrong": rows["corrected"] / rows["newly_wrong"],
             "paper base": given["base"],
             "paper +GP": given["guided"],
@@ -84,13 +88,15 @@ def beside(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     return table.set_index("network").map(lambda x: "–" if x != x else x if isinstance(x, str) else f"{x:.2f}")
 
 
-def gain_difference(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> metrics.Interval:
-    """By how much the first pair's gain, of counts before and after, lies above the second's on the same images."""
+def gain_difference(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], times: float = 1.0
+) -> metrics.Interval:
+    """By how much the first pair's gain, from before to after, exceeds `times` the second's, on the same images."""
 
     def gain(before: Tensor, after: Tensor) -> Tensor:
         return 100 * (metrics.miou(after) - metrics.miou(before))
 
-    return metrics.bootstrap(lambda a, b, c, d: gain(a, b) - gain(c, d), *first, *second)
+    return metrics.bootstrap(lambda a, b, c, d: gain(a, b) - times * gain(c, d), *first, *second)
 
 
 def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
@@ -103,11 +109,6 @@ def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
         gain = metrics.mean(right - 100 * (alone == truth).double())
         rows.append((method, right.mean().item(), *gain, *metrics.mcnemar(alone, classes, truth)))
     return pd.DataFrame(rows, columns=["method", "accuracy", *GAIN, "corrected", "newly_wrong", "p"])
-
-
-def error_reduction(base: float, gain: metrics.Interval) -> metrics.Interval:
-    """Share of a base score's error (100 minus it) that a gain removes, in per cent."""
-    return metrics.Interval(*(100 * x / (100 - base) for x in gain))
 
 
 def class_gains(counts: Tensor | Sequence[Tensor], classes: Sequence[str]) -> pd.DataFrame:
@@ -155,13 +156,25 @@ def margin(rows: pd.DataFrame, value: str, method: str, other: str, *, scale: fl
 def distance_medians(rows: pd.DataFrame) -> pd.DataFrame:
     """Median distance to the boundary of each kind of pixel of `corrected_pixels.change_rows`, with its interval over
     images."""
-    images, far = rows["image"].max() + 1, rows["distance"].max() + 1
-    table = []
+    histograms = _distance_histograms(rows)
+    table = [(kind, int(each.sum()), *metrics.bootstrap(_median, each)) for kind, each in histograms.items()]
+    return pd.DataFrame(table, columns=["kind", "pixels", "median", "low", "high"])
+
+
+def distance_difference(rows: pd.DataFrame, first: str, second: str) -> metrics.Interval:
+    """The median distance of the first kind minus that of the second, paired over images."""
+    histograms = _distance_histograms(rows)
+    return metrics.bootstrap(lambda a, b: _median(a) - _median(b), histograms[first], histograms[second])
+
+
+def _distance_histograms(rows: pd.DataFrame) -> dict[str, Tensor]:
+    """Pixels of each kind by image and whole distance, N x D."""
+    images, far, found = rows["image"].max() + 1, rows["distance"].max() + 1, dict[str, Tensor]()
     for kind, part in rows.groupby("kind", sort=False):
         histogram = np.zeros((images, far))
         np.add.at(histogram, (part["image"], part["distance"]), part["pixels"])
-        table.append((kind, int(histogram.sum()), *metrics.bootstrap(_median, torch.from_numpy(histogram))))
-    return pd.DataFrame(table, columns=["kind", "pixels", "median", "low", "high"])
+        found[str(kind)] = torch.from_numpy(histogram)
+    return found
 
 
 def _median(histogram: Tensor) -> Tensor:
@@ -191,3 +204,8 @@ def by_class(counts: Mapping[str, Tensor], classes: Sequence[str]) -> pd.DataFra
         values = [*metrics.class_iou(matrix).tolist(), metrics.miou(matrix).item(), metrics.accuracy(matrix).item()]
         rows.append((method, *(100 * value for value in values)))
     return pd.DataFrame(rows, columns=["method", *classes, "mean IoU", "global accuracy"])
+
+
+def _spread(gains: pd.Series) -> str:
+    """Of several trainings the least and the greatest gain, and their number: "+0.12 to +0.34 (3)"; of one "–"."""
+    return f"{gains.min():+.2f} to {gains.max():+.2f} ({len(gains)})" if len(gains) > 1 else "–"

@@ -34,9 +34,13 @@ def crf_rnn(build: Build, classes: int, **options: float) -> CRFRNN:
     return CRFRNN(build(classes), classes, **options)  # type: ignore[arg-type]
 
 
-def crfs(positions: tuple[float, ...], colours: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
+def crfs(
+    positions: tuple[float, ...],
+    colours: tuple[float, ...],
+    # the last: pydensecrf's own example, and Romero et al.
+    weights: tuple[tuple[float, float], ...] = ((0.3, 0.3), (1, 1), (3, 3), (1, 4), (3, 10)),
+) -> tuple[dict[str, Any], ...]:
     """A grid of DenseCRFs: the bilateral kernel's widths and both kernels' weights."""
-    weights = ((0.3, 0.3), (1, 1), (3, 3), (1, 4), (3, 10))  # the last: pydensecrf's own example, and Romero et al.
     return tuple(
         {"gaussian": (3, smoothness), "bilateral": (position, colour, compat)}
         for position, colour, (smoothness, compat) in product(positions, colours, weights)

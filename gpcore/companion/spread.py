@@ -1,0 +1,63 @@
+"""How much another training changes: a study's networks from other seeds, their gains on test images kept as rows.
+
+    python -m gpcore.companion.spread digits --seeds 1 2
+
+goes on where it stopped. The rows stay in data/counts/STUDY/seeds.csv; the weights behind them, which `training` makes
+again, do not.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import pandas as pd
+
+from gpcore import metrics, paths
+from gpcore.companion import measure, studies, training, weights
+from gpcore.companion.studies import Study
+
+
+def rows(study: Study) -> pd.DataFrame:
+    """One row per network and seed: epsilon, mIoU on validation images, and on test images mIoU before and after one
+    step, the gain with its interval over images, and their number."""
+    file = paths.COUNTS / study.name / "seeds.csv"
+    return pd.read_csv(file) if file.is_file() else pd.DataFrame({"network": [], "seed": []})
+
+
+def spread(study: Study, seeds: Sequence[int]) -> None:
+    """Adds the rows that are missing, training networks whose weights are not there, and keeps none but seed 0's."""
+    file = paths.COUNTS / study.name / "seeds.csv"
+    for seed in seeds:
+        for name, plan in study.networks.items():
+            known = rows(study)
+            if ((known["network"] == name) & (known["seed"] == seed)).any():
+                continue
+            if not weights.known(study.stored_as(name, seed)):
+                training.train(study, plan.store, seed)
+            row = pd.DataFrame([{"network": name, "seed": seed} | measured(study, name, seed)])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            found = pd.concat([known, row]) if len(known) else row
+            found.sort_values(["seed", "network"]).to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+        for name in [*study.networks][::-1] if seed else []:  # later ones may build on earlier ones
+            weights.forget(study.stored_as(name, seed))
+
+
+def measured(study: Study, name: str, seed: int) -> dict[str, float]:
+    """What a row says of one network."""
+    counts, _ = measure.guided_counts(study, name, "test", seed=seed)
+    base, guided = (100 * metrics.miou(counts.sum(1))).tolist()
+    gain, low, high = metrics.gain(*counts)
+    tuned = study.tuned(name, seed)
+    found = {"epsilon": tuned["epsilon"], "val": tuned["val"], "base": base, "guided": guided}
+    return found | {"gain": gain, "low": low, "high": high, "images": counts.shape[1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=studies.STUDIES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    spread(studies.get(args.study), args.seeds)
+
+
+if __name__ == "__main__":
+    main()
