@@ -71,7 +71,6 @@ def test_what_is_unknown_is_named():
         (["classification"], ["digits", "mnist", "cifar10"]),
         (["robust"], ["mosaics", "camvid"]),
         (["robust", "photographs"], ["mosaics"]),
-        (["seeds"], ["digits"]),
         (["digits"], ["digits"]),
         (["lectures"], ["photographs"]),
         (["refiner"], []),

@@ -54,7 +54,6 @@ DIGITS = Study(
     ),
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
     photographs=True,
-    seeds={"fcn32s": 3, "fcn16s": 3, "fcn8s": 3},
     crfs=parts.crfs((10, 30, 90), (5, 15, 45), ((1, 1), (3, 10), (10, 30))),
     few=100,
     tasks={
@@ -64,7 +63,7 @@ DIGITS = Study(
         "classification": "handwriting",
     },
 )
-_BESIDE = replace(DIGITS, crfs=(), seeds={}, tasks={})
+_BESIDE = replace(DIGITS, crfs=(), tasks={})
 SCENES = replace(
     _BESIDE,
     name="scenes",

@@ -107,10 +107,10 @@ class Study:
 
     `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
     settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
-    `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. Trainings with other
-    `seeds` tell a network's spread. The `robust` networks, trained against attacks, are none of those that the
-    notebooks on guided perturbation compare; of these, `standard` is their counterpart. `tasks` names the study that
-    does each task on these images, itself or one beside it; no notebook runs on a study that has no tasks.
+    `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. The `robust` networks,
+    trained against attacks, are none of those that the notebooks on guided perturbation compare; of these, `standard`
+    is their counterpart. `tasks` names the study that does each task on these images, itself or one beside it; no
+    notebook runs on a study that has no tasks.
     """
 
     name: str
@@ -124,7 +124,6 @@ class Study:
     epsilons: tuple[float, ...]
     photographs: bool
     crfs: tuple[dict[str, Any], ...] = ()
-    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     few: int = 0
     refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
     robust: Mapping[str, Network] = dataclasses.field(default_factory=dict)
