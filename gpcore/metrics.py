@@ -99,9 +99,14 @@ def mean(values: Tensor) -> Interval:
     return bootstrap(lambda total: total / len(values), values)
 
 
+def points(before: Tensor, after: Tensor) -> Tensor:
+    """mIoU after minus before, in points of 100: ... from ... x K x K summed counts."""
+    return 100 * (miou(after) - miou(before))
+
+
 def gain(before: Tensor, after: Tensor) -> Interval:
-    """mIoU after minus before, in points of 100, from paired N x K x K counts of the same images."""
-    return bootstrap(lambda a, b: 100 * (miou(b) - miou(a)), before, after)
+    """`points` of all images, from paired N x K x K counts of the same images."""
+    return bootstrap(points, before, after)
 
 
 def score(matrices: Tensor) -> Interval:

@@ -1,6 +1,6 @@
 """How much another training changes: a study's networks from other seeds, their gains on test images kept as rows.
 
-    python -m gpcore.companion.spread digits --seeds 1 2
+    python -m gpcore.companion.spread digits --seeds 1 2 --only fcn deeplab unet crfrnn
 
 goes on where it stopped. The rows stay in data/counts/STUDY/seeds.csv; the weights behind them, which `training` makes
 again, do not.
@@ -15,6 +15,14 @@ from gpcore import metrics, paths
 from gpcore.companion import measure, studies, training, weights
 from gpcore.companion.studies import Study
 
+IMAGES = 1500  # evenly spaced, of those of the main tables
+
+
+def evenly(total: int) -> list[int]:
+    """Which of so many images every training is measured on."""
+    count = min(IMAGES, total)
+    return [i * total // count for i in range(count)]
+
 
 def rows(study: Study) -> pd.DataFrame:
     """One row per network and seed: epsilon, mIoU on validation images, and on test images mIoU before and after one
@@ -23,12 +31,15 @@ def rows(study: Study) -> pd.DataFrame:
     return pd.read_csv(file) if file.is_file() else pd.DataFrame({"network": [], "seed": []})
 
 
-def spread(study: Study, seeds: Sequence[int]) -> None:
-    """Adds the rows that are missing, training networks whose weights are not there, and keeps none but seed 0's."""
+def spread(study: Study, seeds: Sequence[int], only: Sequence[str] = ()) -> None:
+    """Adds the rows that are missing, of all networks or of those kept in the stores `only`, training networks whose
+    weights are not there, and keeps none but seed 0's."""
     file = paths.COUNTS / study.name / "seeds.csv"
     for seed in seeds:
         for name, plan in study.networks.items():
             known = rows(study)
+            if only and plan.store not in only:
+                continue
             if ((known["network"] == name) & (known["seed"] == seed)).any():
                 continue
             if not weights.known(study.stored_as(name, seed)):
@@ -43,7 +54,7 @@ def spread(study: Study, seeds: Sequence[int]) -> None:
 
 def measured(study: Study, name: str, seed: int) -> dict[str, float]:
     """What a row says of one network."""
-    counts, _ = measure.guided_counts(study, name, "test", seed=seed)
+    counts, _ = measure.guided_counts(study, name, study.main, images=min(IMAGES, study.images[study.main]), seed=seed)
     base, guided = (100 * metrics.miou(counts.sum(1))).tolist()
     gain, low, high = metrics.gain(*counts)
     tuned = study.tuned(name, seed)
@@ -54,9 +65,10 @@ def measured(study: Study, name: str, seed: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=studies.STUDIES)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--only", nargs="+", default=(), metavar="STORE", help="fcn deeplab ...; default: all")
     args = parser.parse_args()
-    spread(studies.get(args.study), args.seeds)
+    spread(studies.get(args.study), args.seeds, args.only)
 
 
 if __name__ == "__main__":

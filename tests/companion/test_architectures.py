@@ -4,26 +4,34 @@ import torch
 from conftest import EPSILON
 
 from gpcore import paths
+from gpcore.companion import spread
 from gpcore.companion.experiments import architectures
 from gpcore.companion.report import panels
 from gpcore.companion.studies import DIGITS
 from gpcore.perturb import guide
 
-ROW = {"epsilon": 0.1, "base": 50.0, "guided": 51.0, "gain": 1.0, "low": 0.5, "high": 1.5, "images": 300}
+ROW = {"epsilon": 0.1, "base": 50.0, "guided": 51.0, "low": 0.5, "high": 1.5, "images": 2}
 
 
 def test_trainings_are_the_first_and_the_others_network_by_network(monkeypatch, tmp_path):
-    rows = pd.DataFrame([{"network": name} | ROW for name in ("unet", "fcn8s")])
     monkeypatch.setattr(paths, "COUNTS", tmp_path)
-    found = architectures.trainings(DIGITS, rows)
-    assert found[["network", "seed"]].to_numpy().tolist() == [["unet", 0], ["fcn8s", 0]]
+    monkeypatch.setattr(spread, "IMAGES", 2)
+    right, wrong = torch.tensor([[4, 0], [0, 4]]), torch.tensor([[2, 2], [2, 2]])
+    before = torch.stack([wrong, right, wrong, right])  # two are compared, the first and the third
+    after = {"unet": before, "fcn8s": right.expand(4, 2, 2)}
+    measured = {name: (torch.stack([before, counts]), None) for name, counts in after.items()}
+    found = architectures.trainings(DIGITS, measured)
+    assert found[["network", "seed", "images"]].to_numpy().tolist() == [["unet", 0, 2], ["fcn8s", 0, 2]]
+    assert found["base"].tolist() == pytest.approx([100 / 3, 100 / 3])  # IoU 2 / 6
+    assert found["gain"].tolist() == pytest.approx([0, 200 / 3])
     kept = [("fcn8s", 0, 7.0), ("fcn8s", 2, 2.0), ("fcn8s", 1, 3.0), ("unet", 1, 4.0), ("deeplab", 1, 5.0)]
     file = tmp_path / DIGITS.name / "seeds.csv"
     file.parent.mkdir()
     pd.DataFrame([ROW | {"network": n, "seed": s, "gain": g, "val": 60.0} for n, s, g in kept]).to_csv(file)
-    found = architectures.trainings(DIGITS, rows)
-    expected = [["unet", 0, 1.0], ["unet", 1, 4.0], ["fcn8s", 0, 1.0], ["fcn8s", 1, 3.0], ["fcn8s", 2, 2.0]]
-    assert found[["network", "seed", "gain"]].to_numpy().tolist() == expected  # of seed 0 what the notebook measured
+    found = architectures.trainings(DIGITS, measured)
+    assert found["network"].tolist() == ["unet", "unet", "fcn8s", "fcn8s", "fcn8s"]
+    assert found["seed"].tolist() == [0, 1, 0, 1, 2]
+    assert found["gain"].tolist() == pytest.approx([0, 4, 200 / 3, 3, 2])  # of seed 0 what the notebook measured
 
 
 def test_net_pixels_by_hand():

@@ -169,8 +169,8 @@ def test_what_is_committed_agrees_with_the_committed_networks(name, monkeypatch)
             yield batch
 
     monkeypatch.setattr(Study, "batches", noted)
-    counts, _ = measure.guided_counts(DIGITS, name, "test")
-    assert measured == [10] and counts.shape == (2, 300, 11, 11)
+    counts, _ = measure.guided_counts(DIGITS, name, DIGITS.main)
+    assert measured == [10] and counts.shape == (2, 6000, 11, 11)
 
 
 @pytest.mark.parametrize(("share", "batches"), [(0.0015, 1), (0.003, 3)])

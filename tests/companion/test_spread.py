@@ -55,3 +55,14 @@ def test_what_has_its_row_is_not_measured_again(trained, monkeypatch):
     spread.spread(study, [0, 1])
     assert asked == [("fcn8s", 0), ("unet", 0), ("unet", 1)]
     assert first in spread.rows(study).to_numpy().tolist()
+
+
+def test_only_the_stores_that_are_asked_for_are_trained(trained):
+    study, done = trained
+    spread.spread(study, [1], only=["fcn"])
+    assert spread.rows(study)["network"].tolist() == ["fcn8s"] and not any("trained" in each for each in done)
+
+
+def test_trainings_are_measured_on_an_evenly_spaced_part(monkeypatch):
+    monkeypatch.setattr(spread, "IMAGES", 3)
+    assert spread.evenly(9) == [0, 3, 6] and spread.evenly(2) == [0, 1]

@@ -41,6 +41,12 @@ def test_a_scene_is_counted_in_the_whole_split(counted):
         assert [(part.unique().item(), len(part)) for part in scene] == [(item, 1)] * 2
 
 
+def test_main_tables_are_measured_on_the_larger_split_which_goes_on_after_the_other(counted):
+    assert counted.main == "test" and DIGITS.main == "large" and DIGITS.indices("large") == [*range(6000)]
+    large, test = (DIGITS.dataset(split) for split in ("large", "test"))
+    assert all(torch.equal(*pair) for i in (0, 299) for pair in zip(large[i], test[i], strict=True))
+
+
 def test_names_of_stored_weights():
     assert DIGITS.stored_as("fcn8s") == "digits/fcn-seed0"
     assert DIGITS.stored_as("unet", 2) == "digits/unet-seed2"
@@ -54,7 +60,7 @@ def test_what_is_unknown_is_named():
     with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, mosaics, camvid"):
         studies.get("voc")
     with pytest.raises(
-        ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn"
+        ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn, densenet"
     ):
         DIGITS.network("fcn4s")
 

@@ -207,7 +207,7 @@ def test_survey_against_a_plain_loop(study):
         "as it is": Setting("network", network, EPSILON),
         "noisy": Setting("corruption", network, 0.01, ("noise", 2)),
     }
-    rows, kept = when_does_it_help.survey(study, tried, "test", 4, GROUND)
+    rows = when_does_it_help.survey(study, tried, "test", 4, GROUND)
     row, noisy = (row for _, row in rows.iterrows())
     assert (row["setting"], row["kind"], noisy["setting"], noisy["kind"]) == (
         "as it is",
@@ -220,7 +220,6 @@ def test_survey_against_a_plain_loop(study):
         done = guide(network, corrupt(x, "noise", 2, seed=draws), 0.01)
         counts.append(torch.stack([count_pixels(study, logits, y) for logits in done.trajectory]))
     alone, stepped = torch.cat(counts, 1)
-    assert torch.equal(kept["noisy"], torch.stack([alone, stepped]))
     assert noisy["base"] == pytest.approx(100 * metrics.miou(alone.sum(0)).item())
     assert noisy["gain"] == pytest.approx(metrics.gain(alone, stepped).value)
     before, after = [], []

@@ -1,6 +1,7 @@
 """Notebook 06: what other trainings gain, and several networks' predictions side by side."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -8,20 +9,24 @@ from torch import Tensor
 
 from gpcore import metrics
 from gpcore.companion import spread
-from gpcore.companion.report.panels import Panel, change_map
+from gpcore.companion.report.panels import Panel, net_panel
 from gpcore.companion.studies import LABELS, Study
 from gpcore.perturb import guide
 
-COLUMNS = ["network", "seed", "epsilon", "base", "guided", "gain", "low", "high", "images"]
+COLUMNS = ["network", "seed", "base", "gain", "low", "high", "images"]
 
 
-def trainings(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
-    """The first training of every network, from `tables.gain_rows`, and those from other seeds that `spread` measured,
-    network by network."""
-    first, known = rows.assign(seed=0)[COLUMNS], spread.rows(study)
-    others = known[(known["seed"] > 0) & known["network"].isin(rows["network"])]
+def trainings(study: Study, measured: Mapping[str, tuple[Tensor, Any]]) -> pd.DataFrame:
+    """The first training of every network, from its `measure.guided_counts` over a whole split, and those from other
+    seeds that `spread` measured, on the same images, network by network."""
+    rows = []
+    for name, (counts, _) in measured.items():
+        part = counts[:, spread.evenly(counts.shape[1])]
+        rows.append((name, 0, 100 * metrics.miou(part[0].sum(0)).item(), *metrics.gain(*part), part.shape[1]))
+    first, known = pd.DataFrame(rows, columns=COLUMNS), spread.rows(study)
+    others = known[(known["seed"] > 0) & known["network"].isin(measured)]
     found = pd.concat([first, others[COLUMNS]]) if len(others) else first
-    order = {name: place for place, name in enumerate(rows["network"])}
+    order = {name: place for place, name in enumerate(measured)}
     return found.sort_values(["network", "seed"], key=lambda c: c.map(order) if c.name == "network" else c)
 
 
@@ -63,9 +68,7 @@ def side_by_side(study: Study, names: Sequence[str], scenes: Sequence[int]) -> l
             columns.append([Panel("image", x[0], f"scene {scene}"), Panel("labels", truth[0], "truth"), blank])
         for name, network in networks.items():
             before, after = (scores[0].argmax(0) for scores in guide(network, x, study.epsilon(name)).trajectory)
-            known = truth[0] != study.void
-            net = int(((after == truth[0]) & known).sum() - ((before == truth[0]) & known).sum())
-            changes = Panel("changes", change_map(before, after, truth[0], study.void), f"net {net:+d} px")
-            columns.append([Panel("labels", before, LABELS[name]), Panel("labels", after, "after one step"), changes])
+            shown = [Panel("labels", before, LABELS[name]), Panel("labels", after, "after one step")]
+            columns.append([*shown, net_panel(before, after, truth[0], study.void)])
         rows += [list(row) for row in zip(*columns, strict=True)]
     return rows

@@ -1,5 +1,6 @@
 """Notebook 42: codes of pictures, that is activations of one layer; maps of them, and what can be read from them."""
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -51,12 +52,12 @@ def probe(train: Split, val: Split, test: Split) -> tuple[Tensor, float]:
     Multinomial logistic regression on codes divided by their standard deviation; of PENALTIES the one that is right
     most often on validation codes, of equals the first.
     """
-    scale = train[0].double().std()  # in double precision machines agree
+    scale = train[0].std()
 
     def right(model: LogisticRegression, codes: Tensor, classes: Tensor) -> Tensor:
-        return torch.from_numpy(model.predict((codes.double() / scale).numpy())) == classes
+        return torch.from_numpy(model.predict((codes / scale).numpy())) == classes
 
-    learnt = (train[0].double() / scale).numpy(), train[1].numpy()
+    learnt = (train[0] / scale).numpy(), train[1].numpy()
     models = [LogisticRegression(C=penalty, tol=1e-3, max_iter=500).fit(*learnt) for penalty in PENALTIES]
     best = max(range(len(models)), key=lambda i: int(right(models[i], *val).sum()))
     return right(models[best], *test).double(), PENALTIES[best]
@@ -71,7 +72,8 @@ def probe_rows(
     `splits`: pictures and classes of "train", "val", "test"."""
     rows, hits = list[tuple[object, ...]](), {name: dict[str, Tensor]() for name in networks}
     for name, network in networks.items():
-        coded = {split: codes(network, pictures, layers) for split, (pictures, _) in splits.items()}
+        exact = copy.deepcopy(network).double()  # in which machines agree
+        coded = {split: codes(exact, pictures.double(), layers) for split, (pictures, _) in splits.items()}
         for at in ("pixels", *layers):
             parts = ((coded[split][at], splits[split][1]) for split in ("train", "val", "test"))
             known = next(iter(hits.values())).get(at) if at == "pixels" else None

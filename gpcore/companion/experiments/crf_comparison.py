@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gpcore.companion.measure import Answers
-from gpcore.companion.report.panels import Panel, change_map
+from gpcore.companion.report.panels import Panel, net_panel
 from gpcore.companion.studies import Study
 
 
@@ -29,10 +29,8 @@ def variant_panels(
         above, below = [Panel("labels", alone, variants[0])], [blank]
         if study.photographs:
             above, below = [Panel("image", x[0], name), *above], [Panel("labels", truth[0], "truth"), *below]
-        known = truth[0] != study.void
         for after, variant in zip(others, variants[1:], strict=True):
-            net = int(((after == truth[0]) & known).sum() - ((alone == truth[0]) & known).sum())
             above.append(Panel("labels", after, variant))
-            below.append(Panel("changes", change_map(alone, after, truth[0], study.void), f"net {net:+d} px"))
+            below.append(net_panel(alone, after, truth[0], study.void))
         rows += [above, below]
     return rows

@@ -15,16 +15,16 @@ from gpcore.companion.studies import LABELS
 
 
 def ranges(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each label of rows label, epsilon, gain, low, high: the epsilon of the greatest gain, whether smaller and
-    larger ones were tried, that gain with its interval, and the widest ratio of neighbouring positive epsilons at which
-    every interval lies above zero (sure) and at which none lies below zero (possible)."""
+    """For each label of rows label, epsilon, gain, low, high, images: the epsilon of the greatest gain, whether smaller
+    and larger ones were tried, that gain with its interval, and the widest ratio of neighbouring positive epsilons at
+    which every interval lies above zero (sure) and at which none lies below zero (possible)."""
     found = []
     for label, part in rows.groupby("label", sort=False):
         tried = part["epsilon"].to_numpy()
         best, *gain = part[["epsilon", *tables.GAIN]].to_numpy()[part["gain"].argmax()].tolist()
         factors = (_factor(tried, good.to_numpy()) for good in (part["low"] > 0, part["high"] >= 0))
-        found.append((label, best, tried.min() < best < tried.max(), *gain, *factors))
-    columns = ["network", "best ε", "lies inside", *tables.GAIN, "sure_factor", "possible_factor"]
+        found.append((label, best, tried.min() < best < tried.max(), *gain, *factors, part["images"].iloc[0]))
+    columns = ["network", "best ε", "lies inside", *tables.GAIN, "sure_factor", "possible_factor", "images"]
     return pd.DataFrame(found, columns=columns)
 
 
@@ -48,8 +48,9 @@ def directions(counts: Mapping[str, Mapping[float, Tensor]], own: Mapping[str, f
 
 
 def multiples(rows: pd.DataFrame, *, by: str) -> Figure:
-    """One plot for each value of `by`, three in a row: the gain with its interval (columns low, high) over tried steps,
-    evenly spaced, named by the column `multiple`; gains beyond two points are drawn on a logarithmic scale."""
+    """One plot for each value of `by`, three in a row: the gain with its interval (columns low, high) on so many
+    `images` over tried steps, evenly spaced, named by the column `multiple`; gains beyond two points are drawn on a
+    logarithmic scale."""
     groups = list(rows.groupby(by, sort=False))
     height = -(-len(groups) // 3)
     figure, axes = plt.subplots(
@@ -60,7 +61,7 @@ def multiples(rows: pd.DataFrame, *, by: str) -> Figure:
         ax.plot(place, part["gain"], "o-", markersize=3)
         ax.fill_between(place, part["low"], part["high"], alpha=0.25, linewidth=0)
         ax.axhline(0, color="black", linewidth=0.8, linestyle="--")
-        ax.set_title(name)
+        ax.set_title(f"{name}\nn = {part['images'].iloc[0]}")
         ax.set_xticks(place, [f"{multiple:g}" for multiple in part["multiple"]], rotation=90, fontsize=6)
         ax.set_yscale("symlog", linthresh=2, linscale=2)
         ax.set_yticks([-30, -10, -2, -1, 0, 1, 2, 10], ["−30", "−10", "−2", "−1", "0", "1", "2", "10"])
@@ -68,7 +69,6 @@ def multiples(rows: pd.DataFrame, *, by: str) -> Figure:
     axes[0, 0].set_ylim(1.3 * min(rows["low"].min(), -1), 1.2 * max(rows["high"].max(), 1))
     for ax in axes.flat[len(groups) :]:
         ax.set_visible(False)
-    images = ", ".join(f"{n} test images" for n in rows["images"].unique())
-    figure.supxlabel(f"ε (multiples of the network's own), {images}", fontsize=8)
+    figure.supxlabel("ε (multiples of the network's own)", fontsize=8)
     figure.supylabel("gain (mIoU points)", fontsize=8)
     return figure

@@ -16,6 +16,7 @@ from gpcore.companion import measure
 from gpcore.companion.experiments.when_does_it_help import heights, how_many, marked, outvoted
 from gpcore.companion.report.panels import OKABE_ITO, PAGE
 from gpcore.companion.report.plots import MARKERS
+from gpcore.companion.report.tables import gain_difference
 from gpcore.companion.studies import LABELS, Study
 from gpcore.perturb import guide
 
@@ -66,13 +67,9 @@ def _row(panel: str, series: str, place: str, value: metrics.Interval, n: int) -
 def by_training(counts: Mapping[str, Tensor]) -> list[dict[str, object]]:
     """The gain after each training, from counts 2 x N x K x K, and how far the last one's lies above the first's."""
     rows = [_row("training", "", place, metrics.gain(*each), each.shape[1]) for place, each in counts.items()]
-    first, *_, last = counts.values()
-
-    def more(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-        return 100 * (metrics.miou(d) - metrics.miou(c) - metrics.miou(b) + metrics.miou(a))
-
-    change = metrics.bootstrap(more, *first, *last)
-    return [*rows, _row("training", "", "last − first", change, first.shape[1])]
+    (before, after), *_, last = counts.values()
+    change = gain_difference((last[0], last[1]), (before, after))
+    return [*rows, _row("training", "", "last − first", change, len(before))]
 
 
 def by_size(found: Mapping[str, Measured], edges: Sequence[float]) -> list[dict[str, object]]:
@@ -93,17 +90,14 @@ def by_size(found: Mapping[str, Measured], edges: Sequence[float]) -> list[dict[
 def by_scene(panel: str, counts: Tensor, shares: Tensor, groups: int = 3) -> list[dict[str, object]]:
     """The gain on images in groups of equal number by rising `shares` (per cent, N), from counts 2 x N x K x K; and
     the last group's less the first's, resampled independently."""
-
-    def gain(a: Tensor, b: Tensor) -> Tensor:
-        return 100 * (metrics.miou(b) - metrics.miou(a))
-
     parts = [*shares.argsort(stable=True).tensor_split(groups)]
     rows = []
     for part in parts:
-        place = f"{shares[part].min():.0f}–{shares[part].max():.0f}"
+        ends = [f"{end:.0f}" for end in shares[part].aminmax()]
+        place = "–".join(dict.fromkeys(ends))
         rows.append(_row(panel, "", place, metrics.gain(*counts[:, part]), len(part)))
     first, *_, last = parts
-    change = metrics.difference(gain, [*counts[:, last]], gain, [*counts[:, first]])
+    change = metrics.difference(metrics.points, [*counts[:, last]], metrics.points, [*counts[:, first]])
     return [*rows, _row(panel, "", "last − first", change, len(first) + len(last))]
 
 

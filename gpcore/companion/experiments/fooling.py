@@ -28,16 +28,14 @@ def answers(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def told(probabilities: Tensor) -> list[str]:
-    """The most likely of ImageNet's classes in words, each with its probability: "ostrich .998"."""
+    """The most likely of ImageNet's classes in words, each with its probability: "ostrich .996"."""
     best = probabilities.max(1)
     return [f"{categories()[i]} {short(p)}" for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
 def short(p: float) -> str:
-    """A probability as short as may be, never rounded to one: ".37", ".996", "> .9999"."""
-    if p > 0.9999:
-        return "> .9999"
-    return f"{p:.{2 if p < 0.985 else 3 if p < 0.9985 else 4}f}".removeprefix("0")
+    """A probability as short as may be, never rounded to one: ".37", ".996", "> .998"."""
+    return "> .998" if p > 0.9985 else f"{p:.{2 if p < 0.985 else 3}f}".removeprefix("0")
 
 
 def margins(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

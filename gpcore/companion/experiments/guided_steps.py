@@ -76,7 +76,7 @@ def first_minus_share(trajectory: Tensor, share: float) -> metrics.Interval:
     without a step; every resample has its own best."""
 
     def excess(before: Tensor, *after: Tensor) -> Tensor:
-        gains = 100 * (metrics.miou(torch.stack(after)) - metrics.miou(before))
+        gains = metrics.points(before, torch.stack(after))
         return gains[0] - share * gains.max(0).values
 
     return metrics.bootstrap(excess, *trajectory)

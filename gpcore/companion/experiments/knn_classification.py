@@ -100,7 +100,7 @@ def error_shares(segmented: tuple[Tensor, Tensor], classified: tuple[Tensor, Ten
     after; and the "difference", the two resampled independently."""
 
     def of_iou(before: Tensor, after: Tensor) -> Tensor:
-        return 100 * (metrics.miou(after) - metrics.miou(before)) / (1 - metrics.miou(before))
+        return metrics.points(before, after) / (1 - metrics.miou(before))
 
     def of_pictures(before: Tensor, after: Tensor) -> Tensor:
         return 100 * (after - before) / (len(classified[0]) - before)

@@ -57,7 +57,7 @@ def recovered(counts: Mapping[str, Mapping[str, Tensor]], methods: Sequence[str]
     of it (per cent) that each of some methods brings back; with intervals over the images."""
 
     def share(clean: Tensor, alone: Tensor, after: Tensor) -> Tensor:
-        return 100 * (metrics.miou(after) - metrics.miou(alone)) / (metrics.miou(clean) - metrics.miou(alone))
+        return metrics.points(alone, after) / (metrics.miou(clean) - metrics.miou(alone))
 
     (_, first), *others = counts.items()
     clean, rows = first[ALONE], []

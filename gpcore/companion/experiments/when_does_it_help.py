@@ -120,15 +120,14 @@ def cover(logits: Tensor, labels: Tensor) -> Tensor:
 
 def survey(
     study: Study, tried: Mapping[str, Setting], split: str, count: int, ground: int | None = None
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Per setting: base mIoU, gain with its interval, and what may explain it; with them the counts before and after,
-    2 x N x K x K.
+) -> pd.DataFrame:
+    """Per setting: base mIoU, gain with its interval, and what may explain it.
 
     In per cent: `unsure`, pixels whose class had a probability below .9 before the step; `outvoted`, of the pixels of
     predicted objects; `changed`, pixels; of these `to_frequent`, those that went to the class which covers more of the
     image, and `from_outvoted`.
     """
-    rows, kept = [], {}
+    rows = []
     for setting, (kind, network, epsilon, corruption) in tried.items():
         generator = torch.Generator().manual_seed(0)
 
@@ -144,13 +143,12 @@ def survey(
             return [was, now, *(marked(mask, y, len(study.classes)) for mask in masks)]
 
         counts = measure.count(study, answers, split, count, keep=f"survey {setting} {epsilon:g}")
-        kept[setting] = counts[:2]
         unsure, objects, few, changed, *parts = (int(each) for each in how_many(counts[2:]).sum(1))
         base, known = 100 * metrics.miou(counts[0].sum(0)), int(counts[0].sum())
         shares = (unsure / known, few / max(objects, 1), changed / known, *(part / max(changed, 1) for part in parts))
         rows.append((setting, kind, base.item(), *metrics.gain(*counts[:2]), *(100 * share for share in shares)))
     columns = ["setting", "kind", "base", *GAIN, "unsure", "outvoted", "changed", "to_frequent", "from_outvoted"]
-    return pd.DataFrame(rows, columns=columns), kept
+    return pd.DataFrame(rows, columns=columns)
 
 
 def rank_correlations(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

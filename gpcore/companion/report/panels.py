@@ -77,6 +77,13 @@ def change_map(before: Tensor, after: Tensor, truth: Tensor, void: int) -> Tenso
     return codes.masked_fill(truth == void, 4)
 
 
+def net_panel(before: Tensor, after: Tensor, truth: Tensor, void: int) -> Panel:
+    """That map, under the number of pixels corrected less those newly wrong."""
+    changes = change_map(before, after, truth, void)
+    net = int((changes == 2).sum() - (changes == 3).sum())
+    return Panel("changes", changes, f"net {net:+d} px")
+
+
 def prediction_panels(
     study: Study, scenes: Sequence[int], titles: Iterable[str], answers: Answers, *, image: bool = False
 ) -> list[list[Panel]]:

@@ -15,16 +15,18 @@ README = paths.ROOT / "README.md"
 
 
 def headline() -> str:
-    """One row per study and network: base, guided, gain with interval, beside the published gain."""
+    """One row per study and network: base, guided, gain with interval and over trainings, beside the published gain."""
     published = record.paper("segmentation")
     parts = []
     for name in studies.suited(["segmentation"]):
         # notebook 00 has the FCNs alone
         found = (paths.ROOT / "figures" / name / n / "test.csv" for n in ("06_architectures", "00_guided_perturbation"))
-        if rows := next((path for path in found if path.is_file()), None):
-            table = tables.beside(pd.read_csv(rows), published).reset_index()
+        if file := next((path for path in found if path.is_file()), None):
+            rows, trainings = pd.read_csv(file), file.with_name("trainings.csv")
+            seeds = pd.read_csv(trainings) if trainings.is_file() else rows
+            table = tables.beside(rows, published, seeds).drop(columns=["ε", "gain − paper's"]).reset_index()
             table.insert(0, "study", name)
-            parts.append(table.drop(columns=["ε", "gain − paper's"]))
+            parts.append(table)
     return _markdown(pd.concat(parts))
 
 

@@ -92,11 +92,7 @@ def gain_difference(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], times: float = 1.0
 ) -> metrics.Interval:
     """By how much the first pair's gain, from before to after, exceeds `times` the second's, on the same images."""
-
-    def gain(before: Tensor, after: Tensor) -> Tensor:
-        return 100 * (metrics.miou(after) - metrics.miou(before))
-
-    return metrics.bootstrap(lambda a, b, c, d: gain(a, b) - times * gain(c, d), *first, *second)
+    return metrics.bootstrap(lambda a, b, c, d: metrics.points(a, b) - times * metrics.points(c, d), *first, *second)
 
 
 def paired(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
@@ -133,7 +129,7 @@ def widest_range(epsilons: Sequence[float], gains: Sequence[float]) -> tuple[flo
 
 def image_spread(counts: Mapping[str, Tensor]) -> pd.DataFrame:
     """Mean and standard deviation over images of the change in an image's own mIoU, per iteration."""
-    change = {label: 100 * (metrics.miou(c) - metrics.miou(c[:1])) for label, c in counts.items()}
+    change = {label: metrics.points(c[:1], c) for label, c in counts.items()}
     parts = {label: pd.DataFrame({"mean": c.mean(1), "std": c.std(1)}) for label, c in change.items()}
     return pd.concat(parts, names=["label", "iteration"]).reset_index()
 

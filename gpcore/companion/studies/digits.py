@@ -9,12 +9,14 @@ from gpcore.companion.studies.study import POOLS, Data, Network, Recipe, Study
 from gpcore.datasets import scenes
 from gpcore.datasets.kept import Kept
 from gpcore.networks.deeplab import deeplab_small
+from gpcore.networks.densenet import FCDenseNet
 from gpcore.networks.fcn import fcn_small
 from gpcore.networks.unet import unet_small
 
 
 def _scenes(split: str, *, finer: bool = False) -> Data:
-    made = scenes.Scenes(split, {"train": 16_000, "val": 150, "test": 300}[split], finer=finer)
+    number = {"train": 16_000, "val": 150, "test": 300, "large": 6_000}[split]
+    made = scenes.Scenes("test" if split == "large" else split, number, finer=finer)
     if split != "train":
         return made
     return Kept(made, paths.DATA / "checkpoints" / f"scenes{'-finer' if finer else ''}.bin")
@@ -35,7 +37,7 @@ DIGITS = Study(
     colours=scenes.COLOURS,
     void=scenes.VOID,
     dataset=_scenes,
-    images={"train": 100, "val": 150, "test": 300},
+    images={"train": 100, "val": 150, "test": 300, "large": 6_000},
     batch=10,
     networks=_FCNS
     | {"fcn32s": replace(_FCNS["fcn32s"], layers=POOLS[:4])}  # of which the original reports
@@ -50,6 +52,12 @@ DIGITS = Study(
             start="fcn",
             label="FCN-8s + CRF-RNN",
             published="CRFasRNN-coco",
+        ),
+        Network(
+            partial(FCDenseNet, depths=(1, 2, 4, 8, 12), growth=12, first=16, dropout=0.0),
+            "densenet",
+            _RECIPE,
+            label="FC-DenseNet",
         ),
     ),
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
@@ -67,6 +75,7 @@ _BESIDE = replace(DIGITS, crfs=(), tasks={})
 SCENES = replace(
     _BESIDE,
     name="scenes",
+    images={split: number for split, number in DIGITS.images.items() if split != "large"},
     classes=scenes.SCENE_CLASSES,
     colours=scenes.SCENE_COLOURS,
     dataset=partial(_scenes, finer=True),

@@ -106,7 +106,8 @@ class Study:
     """Data, networks and settings that a notebook is run on.
 
     `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
-    settings are tried on each; `photographs` whether its images and label maps may be published. Of `epsilons` and of
+    settings are tried on each; where a split "large" goes on after "test", whose beginning it has, the main tables are
+    measured on it; `photographs` whether its images and label maps may be published. Of `epsilons` and of
     `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. The `robust` networks,
     trained against attacks, are none of those that the notebooks on guided perturbation compare; of these, `standard`
     is their counterpart. `tasks` names the study that does each task on these images, itself or one beside it; no
@@ -133,6 +134,11 @@ class Study:
     def has(self, need: str) -> bool:
         """Whether a notebook finds what it needs: a task, a field that is not empty, or the study of that name."""
         return need in (self.name, *self.tasks) or bool(getattr(self, need, None))
+
+    @property
+    def main(self) -> str:
+        """The split of the main tables, whose intervals must be narrow."""
+        return "large" if "large" in self.images else "test"
 
     def data(self, split: str, count: int | None = None) -> Data:
         """`count` (default: the study's number) evenly spaced (image, labels) pairs of a split."""
