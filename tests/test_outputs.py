@@ -35,6 +35,7 @@ spec.loader.exec_module(outputs)
         ("0.5 0.5", "0.5", False),
         ("<td>0.0</td>", "<td>0.000</td>", True),
         ("nan", "0.5", False),
+        ("3e+999", "4e+999", False),
     ],
 )
 def test_numbers_with_decimals_may_differ_a_little_and_nothing_else(test, reference, expected):
@@ -44,13 +45,14 @@ def test_numbers_with_decimals_may_differ_a_little_and_nothing_else(test, refere
 def test_what_agrees_is_taken_for_the_committed_text_and_the_rest_is_left():
     committed = [
         new_output("stream", text="loss 0.500\n"),
-        new_output("display_data", {"text/plain": "0.96", "text/html": "<b>0.96</b>"}),
+        new_output("display_data", {"text/plain": "0.96", "text/html": "<b>0.96</b>", "image/png": "a0.96"}),
     ]
     fresh = [
         new_output("stream", text="loss 0.501\n"),
-        new_output("display_data", {"text/plain": "0.97", "text/html": "<i>0.97</i>"}),
+        new_output("display_data", {"text/plain": "0.97", "text/html": "<i>0.97</i>", "image/png": "a0.97"}),
     ]
     settled = outputs.settled(fresh, committed)
     assert settled[0] == committed[0] and settled[1].data["text/plain"] == "0.96"
     assert settled[1].data["text/html"] == "<i>0.97</i>" and fresh[1].data["text/plain"] == "0.97"
+    assert settled[1].data["image/png"] == "a0.97"  # base64
     assert outputs.settled(fresh[:1], committed) == fresh[:1]

@@ -26,16 +26,17 @@ def _bars(axes: Axes, rows: pd.DataFrame, x: str, y: str, along: str, **look: An
 
 
 def network_gains(rows: pd.DataFrame, published: pd.DataFrame, seeds: pd.DataFrame | None = None) -> Figure:
-    """mIoU gain of every network with its interval, and of other trainings (rows network, gain) where there are some;
-    in a panel with axes of its own the published gains."""
+    """mIoU gain of every network with its interval, and of each training (rows network, gain, images) where there are
+    several; in a panel with axes of its own the published gains."""
     height = 1.2 + 0.26 * max(len(rows), len(published))
     figure, (ours, theirs) = plt.subplots(1, 2, figsize=(PAGE, height), layout="constrained")
     images = " or ".join(map(str, sorted(rows["images"].unique())))
     _bars(ours, rows.assign(place=range(len(rows))), "gain", "place", "x", capsize=3, label="95 % over images")
-    if seeds is not None and len(seeds) > len(rows):
-        places = seeds["network"].map(list(rows["network"]).index)
-        looks = {"color": OKABE_ITO[1], "ms": 4, "mew": 0.9, "label": "each training"}
-        ours.plot(seeds["gain"], places + 0.25, "|", **looks)
+    several = None if seeds is None else seeds[seeds["network"].duplicated(keep=False)]
+    if several is not None and len(several):
+        places = several["network"].map(list(rows["network"]).index)
+        label = f"each training, on {several['images'].iloc[0]} images"
+        ours.plot(several["gain"], places + 0.25, "|", color=OKABE_ITO[1], ms=4, mew=0.9, label=label)
     theirs.plot(
         published["guided"] - published["base"], range(len(published)), **PUBLISHED_LOOK | {"marker": "D", "ls": ""}
     )
