@@ -10,11 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.attacks import Bounds, Descent, check_bounds, clip, cross_entropy, projected_gradient, random_noise, wide
+from gpcore.attacks import (
+    Bounds,
+    Descent,
+    check_bounds,
+    clip,
+    cross_entropy,
+    norms,
+    projected_gradient,
+    random_noise,
+    wide,
+)
 from gpcore.checks import check_classes, check_images, expect
 from gpcore.cut import Cut
 from gpcore.progress import progress
 from gpcore.untouched import untouched
+
+
+def _norm(change: Tensor) -> tuple[Tensor, Tensor]:
+    size = norms(change)
+    return size.flatten(), change / size.clamp_min(torch.finfo(change.dtype).tiny)
+
+
+def _mean(change: Tensor) -> tuple[Tensor, Tensor]:
+    return change.square().flatten(1).mean(1), 2 * change / change.shape[1:].numel()
+
+
+# penalties of changes B x C x H x W outside the holes, B, and their gradients; where all is fixed, there are none
+OUTSIDE = {"fixed": _mean, "norm": _norm, "mean": _mean}
 
 
 @untouched
@@ -28,16 +51,20 @@ def inpaint(
     step_size: float = 0.1,
     steps: int = 720,
     norm: str = "l2",
-    outside: float = 10.0,
+    outside: str = "fixed",
+    weight: float = 10.0,
     noise: float = 0.0,
     bounds: Bounds = (0.0, 1.0),
     void: int = 255,
     seed: int | torch.Generator = 0,
 ) -> Descent:
-    """Fills holes to fit labels: lowers CE(x, labels) + outside * mean(((x - images) (1 - mask))^2), eq. 6.
+    """Fills holes to fit labels: lowers CE(x, labels) + weight * penalty((x - images) (1 - mask)), eq. 6.
 
     The loop is `projected_gradient`, from the `fill`ed images on; CE is the mean over an image's pixels that are not
-    void. The model runs in its mode and is left as found.
+    void. The penalty is the l2 norm, as printed, or the mean square over all values, as that code has it. The norm
+    forbids all change outside the holes wherever its weight exceeds the norm of CE's gradient there: "fixed" keeps
+    to that, where steps along the norm's own gradient would go to and fro. The model runs in its mode and is left as
+    found.
 
     Args:
         model: returns logits B x K x h x w, in any of the ways that `logits_of` knows.
@@ -48,7 +75,8 @@ def inpaint(
         step_size: the length of a step in `norm`.
         steps: how many.
         norm: "linf" or "l2".
-        outside: the weight of changes outside the holes.
+        outside: what happens outside the holes: "fixed", "norm" or "mean".
+        weight: of the penalty on changes there; of no account where nothing changes.
         noise: the most that is added to the holes' filling, at random.
         bounds: the least and the largest value of an image, or None.
         void: the label of pixels that count nothing.
@@ -73,7 +101,8 @@ def inpaint(
     """
     check_bounds(images, bounds, epsilon, norm)
     check_classes(labels)
-    expect("outside", outside, 0 <= outside < math.inf, "a finite number, at least 0")
+    expect("outside", repr(outside), outside in OUTSIDE, f"one of {', '.join(OUTSIDE)}")
+    expect("weight", weight, 0 <= weight < math.inf, "a finite number, at least 0")
     expect("noise", noise, 0 <= noise < math.inf, "a finite number, at least 0")
     cut = Cut(model, images)
     filled, hole = fill(cut.place, mask), mask.to(images.device).unsqueeze(1)
@@ -84,12 +113,10 @@ def inpaint(
 
         def objective(x: Tensor) -> tuple[Tensor, Tensor]:
             loss, gradient = fit(x)
-            change = (x - start) * ~hole
+            price, pull = OUTSIDE[outside]((x - start) * ~hole)
+            gradient = gradient / wide(pixels) + weight * pull
             bar.update()
-            return (
-                loss / pixels + outside * change.square().flatten(1).mean(1),
-                gradient / wide(pixels) + 2 * outside * change / change.shape[1:].numel(),
-            )
+            return loss / pixels + weight * price, gradient * hole if outside == "fixed" else gradient
 
         return projected_gradient(
             objective, start, epsilon=epsilon, step_size=step_size, steps=steps, norm=norm, best=True, bounds=bounds

@@ -9,11 +9,11 @@ from torch.nn.functional import relu
 
 from gpcore import paths
 from gpcore.datasets.classification import OBJECTS, Pictures
-from gpcore.datasets.digits import handwriting
+from gpcore.datasets.handwriting import handwriting
 from gpcore.networks.classifiers import cifar_net, lenet
 
 
-def test_handwriting_is_the_mosaics_split_of_the_same_digits():
+def test_handwriting_is_split_as_for_the_scenes():
     splits = {split: Pictures("handwriting", split) for split in ("train", "val", "test")}
     assert {split: len(data) for split, data in splits.items()} == {"train": 3000, "val": 1000, "test": 1000}
     picture, label = splits["val"][205]  # the sixth validation example of the digit 2

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpcore import GuidedPerturbation, guide
 from gpcore.networks import crfrnn
-from gpcore.networks.crfrnn import CRFRNN
+from gpcore.networks.crfrnn import CRFRNN, MeanField
 from gpcore.networks.fcn import fcn_small
 
 NAN = math.nan
@@ -232,3 +232,16 @@ def test_cut_inside_a_real_network_computes_the_kernels_once():
     assert not out.repeated
     assert computed.count[torch.ops.aten.baddbmm.default] == 1  # of the bilateral kernel
     assert out.after.shape == (1, 4, 48, 49)
+
+
+def test_behind_a_finished_network_it_is_the_same_layer():
+    """Under the same matrices, from log y, whose softmax is y again."""
+    generator = torch.Generator().manual_seed(0)
+    y, images = torch.rand(2, 3, 8, 12, generator=generator).softmax(1), torch.rand(2, 3, 8, 12, generator=generator)
+    options = {"stride": 2, "alpha": 20, "beta": 30, "gamma": 4}
+    inside, behind = CRFRNN(Given(y.log()), 3, **options), MeanField(3, **options)
+    for model in (inside, behind):
+        model.load_state_dict({name: value.float() for name, value in matrices(3).items()})
+    with torch.no_grad():
+        assert torch.equal(behind(y, images), inside(images))
+        assert torch.isfinite(behind(torch.eye(3).view(1, 3, 3, 1), torch.rand(1, 3, 3, 1))).all()  # where y is 0

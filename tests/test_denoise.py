@@ -137,10 +137,10 @@ def test_loss_by_hand():
     y = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.2, 0.4, 0.4]]).T.view(1, 3, 1, 3)
     labels = torch.tensor([[[0, 255, 1]]])
     entropy = -(torch.tensor(0.5).log() + torch.tensor(0.4).log()) / 2
-    squares = ((0.5**2 + 0.25**2 + 0.25**2) / 3 + (0.2**2 + 0.6**2 + 0.4**2) / 3) / 2
+    squares = ((0.5**2 + 0.25**2 + 0.25**2) + (0.2**2 + 0.6**2 + 0.4**2)) / 2
     assert denoise.reconstruction_loss(y.log(), labels, 255).item() == pytest.approx(entropy.item() + squares)
     entropy = -(torch.tensor(0.5).log() + 3 * torch.tensor(0.4).log()) / 4
-    squares = ((0.5**2 + 0.25**2 + 0.25**2) / 3 + 3 * (0.2**2 + 0.6**2 + 0.4**2) / 3) / 4
+    squares = ((0.5**2 + 0.25**2 + 0.25**2) + 3 * (0.2**2 + 0.6**2 + 0.4**2)) / 4
     weighted = denoise.reconstruction_loss(y.log(), labels, 255, torch.tensor([1.0, 3.0, 9.0]))
     assert weighted.item() == pytest.approx(entropy.item() + squares)
     assert denoise.one_hot(labels, 3, 255)[0, :, 0].T.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]

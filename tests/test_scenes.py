@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from gpcore.datasets import scenes
-from gpcore.datasets.digits import EXAMPLES, handwriting
-from gpcore.datasets.scenes import CLASSES, COLOURS, GROUNDS, SCENE_CLASSES, SCENE_COLOURS, VOID, Scenes, scene
+from gpcore.datasets.handwriting import EXAMPLES, handwriting
+from gpcore.datasets.scenes import CLASSES, COLOURS, GROUNDS, SCENE_CLASSES, SCENE_COLOURS, VOID, Crops, Scenes, scene
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,43 @@ def test_splits_share_no_writing(monkeypatch):
             scene(split, i)
     assert all(asked[split] <= {*EXAMPLES[split]} and len(asked[split]) > 20 for split in EXAMPLES)
     scene.cache_clear()
+
+
+@pytest.fixture
+def planes():
+    """Two pictures of 70 x 72 pixels that tell where they are: row, column and number. Their crops' middles lie in
+    rows 32 to 38 and columns 32 to 40: there one pixel is 4, the last column 5 and void the first, the rest is 0; only
+    beyond, where no middle lies, there is 7."""
+    rows, columns = torch.meshgrid(torch.arange(70.0), torch.arange(72.0), indexing="ij")
+    labels = torch.full((70, 72), 7)
+    labels[32:39, 32:41] = 0
+    labels[32:39, 32], labels[32:39, 40], labels[34, 36] = VOID, 5, 4
+    return [(torch.stack([rows, columns, torch.full_like(rows, number)]), labels) for number in range(2)]
+
+
+def test_crops_are_named_by_their_middle(planes):
+    crops = Crops(planes, each=300)
+    assert len(crops) == 600 and len(Crops(planes)) == 8
+    tops, lefts, classes = set(), set(), []
+    for i in range(600):
+        crop, label = crops[i]
+        number, top, left = i // 300, *crop[:2, 0, 0].int().tolist()
+        assert crop.shape == (3, 64, 64) and label.dtype == torch.int64
+        image, labels = planes[number]
+        assert torch.equal(crop, image[:, top : top + 64, left : left + 64])
+        assert label == labels[top + 32, left + 32]
+        tops.add(top), lefts.add(left), classes.append(int(label))
+    assert tops == {*range(7)} and lefts == {*range(1, 9)}  # the first column of middles is void
+    # a third each, whatever their area
+    assert np.bincount(classes).tolist() == pytest.approx([200, 0, 0, 0, 200, 200], abs=40)
+
+
+def test_a_crop_is_a_pure_function_of_its_index(planes):
+    crops, other = Crops(planes, each=300), Crops(planes, each=300)
+    found = [crops[i] for i in range(290, 310)]
+    for i in reversed(range(20)):
+        assert all(torch.equal(a, b) for a, b in zip(other[290 + i], found[i], strict=True))
+    assert len({tuple(crop[:2, 0, 0].tolist()) for crop, _ in found}) > 10
 
 
 def test_errors():

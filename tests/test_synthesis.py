@@ -52,12 +52,13 @@ def scene(batch=5):
     return images, labels, mask
 
 
-def objective(model, x, start, labels, mask, outside):
-    """Of every image: mean cross-entropy, plus the weighted mean square of what has changed outside the hole."""
+def objective(model, x, start, labels, mask, outside, weight):
+    """Of every image: mean cross-entropy, plus the weighted penalty of what has changed outside the hole."""
     values = []
     for z, label, change, hole in zip(model(x)["out"].detach(), labels, x - start, mask, strict=True):
         values.append(cross_entropy(z[None], label[None], ignore_index=255))
-        values[-1] += outside * (change[:, ~hole] ** 2).sum() / change.numel()
+        kept = change[:, ~hole]
+        values[-1] += weight * {"fixed": 0, "norm": kept.norm(), "mean": (kept**2).sum() / change.numel()}[outside]
     return torch.stack(values)
 
 
@@ -103,32 +104,79 @@ def test_generation_of_a_linear_network_by_hand(norm, unit):
     assert_close(found.losses[[0, -1], 0], torch.stack([torch.tensor(2.0).double().log(), softplus(-lead)]))
 
 
-@pytest.mark.parametrize("outside", [4.0, 10.0])
-def test_inpainting_with_a_linear_network_by_hand(outside):
-    """Where the label is known and no hole, sigma(-lead) |w|^2 / pixels is balanced by 2 outside t / values."""
-    model = linear(-0.7)
+def corners(known=255):
+    """Four pixels on the border of a linear network's classes: one is the hole, two beside it are of class 1."""
     images = torch.tensor([0.5, 0.6, 0.4], dtype=torch.float64).view(1, 3, 1, 1).repeat(1, 1, 2, 2)
-    mask, labels = torch.tensor([[[True, False], [False, False]]]), torch.tensor([[[255, 1], [1, 255]]])
+    mask, labels = torch.tensor([[[True, False], [False, False]]]), torch.tensor([[[known, 1], [1, 255]]])
+    return linear(-0.7), images, labels, mask
+
+
+def mean_square(weight):
+    """sigma(-lead) / pixels is balanced by 2 weight t / values; the lead, |w|^2 t = 6 t, is 0 at first."""
+    return brentq(lambda t: 1 / (1 + math.exp(6 * t)) / 2 - 2 * weight * t / 12, 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("outside", "weight", "t"),
+    [
+        ("mean", 4.0, mean_square(4)),
+        ("mean", 10.0, mean_square(10)),
+        # CE falls by sigma(-6 t) |w| / sqrt(2), at most sqrt(3) / 2, per unit of the norm of both pixels
+        ("norm", math.sqrt(3) / 4, math.log(3) / 6),  # sigma(-log(3)) = 1/4
+        ("norm", 0.87, 0.0),
+        ("fixed", 10.0, 0.0),
+    ],
+)
+def test_inpainting_with_a_linear_network_by_hand(outside, weight, t):
+    """How far, times (1, -1, 2), the two pixels go that have a label and are no hole."""
+    model, images, labels, mask = corners()
     options = {"epsilon": math.inf, "step_size": 1e-3, "steps": 800, "bounds": None}
-    found = inpaint(model, images, labels, mask, outside=outside, **options)
-    t = brentq(lambda t: 1 / (1 + math.exp(6 * t)) / 2 - 2 * outside * t / 12, 0, 10)  # the lead is 0 at first
-    expected = images.clone()
+    found = inpaint(model, images, labels, mask, outside=outside, weight=weight, **options)
+    expected = fill(images, mask)
     expected[0, :, [0, 1], [1, 0]] += t * torch.tensor([[1.0], [-1], [2]], dtype=torch.float64)
-    assert t > 0.1
-    assert_close(found.images, expected, atol=2e-3, rtol=0)
+    assert_close(found.images, expected, atol=2e-3 if t else 0, rtol=0)
     assert torch.equal(found.images[..., 0, 0], fill(images, mask)[..., 0, 0])  # no label pulls at the hole
 
 
+@pytest.mark.parametrize(("outside", "price"), [("fixed", 0), ("norm", 0.1), ("mean", 0.1**2 / 12)])
+def test_the_objective_after_one_step_by_hand(outside, price):
+    """A step of .1 is shared by two pixels outside the hole: each gains .1 |w| / sqrt(2) = .1 sqrt(3) of lead."""
+    model, images, labels, mask = corners()
+    found = inpaint(model, images, labels, mask, outside=outside, weight=4, step_size=0.1, steps=1)
+    lead = torch.tensor([0.0, 0.1 * math.sqrt(3) * (outside != "fixed")], dtype=torch.float64)
+    assert_close(found.losses[:, 0], softplus(-lead) + torch.tensor([0, 4 * price], dtype=torch.float64))
+
+
 @BALLS
-@pytest.mark.parametrize("outside", [0.0, 10.0])
-def test_inpainting_lowers_its_objective_within_ball_and_box(norm, epsilon, step_size, outside):
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_what_is_fixed_stays_to_the_last_bit(norm, epsilon, step_size, noise):
     model, (images, labels, mask) = network(), scene()
-    options = {"epsilon": epsilon, "step_size": step_size, "steps": 40, "norm": norm, "outside": outside}
-    found, start = inpaint(model, images, labels, mask, **options), fill(images, mask)
+    options = {"norm": norm, "epsilon": epsilon, "step_size": step_size, "steps": 20, "noise": noise}
+    found = inpaint(model, images, labels, mask, outside="fixed", **options)
+    kept = ~mask.unsqueeze(1).expand_as(images)
+    assert torch.equal(found.images[kept], images[kept])
+    assert torch.equal(found.images, inpaint(model, images, labels, mask, weight=0, **options).images)
+
+
+def test_all_of_a_step_goes_into_the_hole_where_the_rest_is_fixed():
+    model, images, labels, mask = corners(known=1)
+    found = inpaint(model, images, labels, mask, epsilon=0.25, step_size=0.1, steps=4, outside="fixed")
+    expected = images.clone()
+    expected[0, :, 0, 0] += 0.25 / math.sqrt(6) * torch.tensor([1.0, -1, 2], dtype=torch.float64)
+    assert_close(found.images, expected)
+
+
+@BALLS
+@pytest.mark.parametrize(("outside", "weight"), [("fixed", 10.0), ("norm", 0.1), ("mean", 0.0), ("mean", 10.0)])
+def test_inpainting_lowers_its_objective_within_ball_and_box(norm, epsilon, step_size, outside, weight):
+    model, (images, labels, mask) = network(), scene()
+    options = {"epsilon": epsilon, "step_size": step_size, "steps": 40, "norm": norm}
+    found = inpaint(model, images, labels, mask, outside=outside, weight=weight, **options)
+    start = fill(images, mask)
     assert found.losses.shape == (41, 5)
-    assert_close(found.losses[0], objective(model, start, start, labels, mask, outside))
-    assert_close(found.losses.amin(0), objective(model, found.images, start, labels, mask, outside))
-    assert (found.losses.amin(0) < 0.95 * found.losses[0]).all()
+    assert_close(found.losses[0], objective(model, start, start, labels, mask, outside, weight))
+    assert_close(found.losses.amin(0), objective(model, found.images, start, labels, mask, outside, weight))
+    assert (found.losses.amin(0) < 0.98 * found.losses[0]).all()
     assert (size(found.images - start, norm) <= epsilon + 1e-12).all()
     assert (size(found.images - start, norm) > 0.9 * epsilon).any()
     assert found.images.min() >= 0 and found.images.max() <= 1
@@ -136,14 +184,14 @@ def test_inpainting_lowers_its_objective_within_ball_and_box(norm, epsilon, step
 
 
 def test_the_penalty_keeps_what_is_known():
-    """A change outside the hole must pay for itself: outside * mean square <= what the cross-entropy falls by."""
+    """A change outside the hole must pay for itself: weight * mean square <= what the cross-entropy falls by."""
     model, (images, labels, mask) = network(), scene()
     options, changes = {"epsilon": 2, "step_size": 0.02, "steps": 100}, []
-    for outside in (0, 10, 100):
-        found = inpaint(model, images, labels, mask, outside=outside, **options)
+    for weight in (0, 10, 100):
+        found = inpaint(model, images, labels, mask, outside="mean", weight=weight, **options)
         changes.append(((found.images - images) * ~mask.unsqueeze(1)).square().flatten(1).mean(1))
-        assert (outside * changes[-1] <= found.losses[0] - found.losses.amin(0)).all()
-        assert outside or (100 * changes[-1] > found.losses[0]).all()  # 100 would not have allowed that
+        assert (weight * changes[-1] <= found.losses[0] - found.losses.amin(0)).all()
+        assert weight or (100 * changes[-1] > found.losses[0]).all()  # 100 would not have allowed that
     assert (changes[1] < changes[0]).all() and (changes[2] < changes[1]).all()
 
 
@@ -151,7 +199,7 @@ def test_the_penalty_keeps_what_is_known():
 def test_each_image_keeps_its_best_iterate(norm, step_size):
     """Steps so long that they go to and fro: what is returned is where an image's objective was least."""
     model, (images, labels, mask) = network(), scene()
-    options = {"norm": norm, "epsilon": 9, "step_size": step_size}
+    options = {"norm": norm, "epsilon": 9, "step_size": step_size, "outside": "mean"}
     found = inpaint(model, images, labels, mask, steps=6, **options)
     best = found.losses.argmin(0).tolist()
     assert len(set(best)) >= 3
@@ -178,7 +226,7 @@ def test_generation_is_inpainting_where_all_is_a_hole(noise):
     model, (images, labels, _) = network(), scene()
     found = generate(model, images, labels, epsilon=0.6, step_size=0.1, steps=30, noise=noise)
     start = generate(model, images, labels, step_size=0, steps=1, noise=noise).images
-    assert_close(found.losses.amin(0), objective(model, found.images, start, labels, labels == labels, 10))
+    assert_close(found.losses.amin(0), objective(model, found.images, start, labels, labels == labels, "mean", 10))
     assert (found.losses.amin(0) < 0.95 * found.losses[0]).all()
     assert (size(found.images - start, "l2") <= 0.6 + 1e-12).all()
 
@@ -296,8 +344,9 @@ def test_cuda_gives_the_same(norm, epsilon, step_size):
         ({"steps": 0}, "steps: got 0, expected at least 1"),
         ({"step_size": math.nan}, "step_size: got nan, expected a finite number, at least 0"),
         ({"norm": "l1"}, "norm: got 'l1', expected one of linf, l2"),
-        ({"outside": -1}, "outside: got -1, expected a finite number, at least 0"),
-        ({"outside": math.inf}, "outside: got inf, expected a finite number, at least 0"),
+        ({"outside": "free"}, "outside: got 'free', expected one of fixed, norm, mean"),
+        ({"weight": -1}, "weight: got -1, expected a finite number, at least 0"),
+        ({"weight": math.inf}, "weight: got inf, expected a finite number, at least 0"),
         ({"noise": math.inf}, "noise: got inf, expected a finite number, at least 0"),
         ({"noise": -0.1}, "noise: got -0.1, expected a finite number, at least 0"),
         ({"images": 2 * scene()[0]}, r"images: got values 0\.\d+ to 1\.\d+, expected within \(0.0, 1.0\)"),

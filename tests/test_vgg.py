@@ -72,7 +72,7 @@ def test_parameter_counts(build, count):
 
 
 @pytest.mark.parametrize("build", [deeplab_small, unet_small, fcn_small])
-def test_networks_for_mosaics_centre_their_images(build):
+def test_networks_for_our_scenes_centre_their_images(build):
     network = build(11)
     assert (network.mean.flatten().tolist(), network.std.flatten().tolist()) == ([0.5] * 3, [0.25] * 3)
     assert not {"mean", "std"} & {*network.state_dict()}

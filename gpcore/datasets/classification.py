@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from gpcore import paths
 from gpcore.checks import expect
-from gpcore.datasets.digits import EXAMPLES, handwriting
+from gpcore.datasets.handwriting import EXAMPLES, handwriting
 
 DIGITS = tuple("0123456789")
 OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -50,10 +50,14 @@ class CRFRNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # First, so that a cut inside the network, which runs again what comes after it, keeps the kernels.
-        rows, columns, gaussian = _kernels(images, self.stride, self.alpha, self.beta, self.gamma)
-        logits: Tensor = self.network(images)
+        kernels = _kernels(images, self.stride, self.alpha, self.beta, self.gamma)
+        return self.mean_field(self.network(images), kernels)
+
+    def mean_field(self, logits: Tensor, kernels: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """U + m for logits U, B x K x H x W, under the kernels of their images."""
+        rows, columns, gaussian = kernels
         unary = _pool(logits, self.stride)
-        found, expected = [*unary.shape], [len(images), len(self.spatial), len(rows), len(columns)]
+        found, expected = [*unary.shape], [len(gaussian), len(self.spatial), len(rows), len(columns)]
         expect("network", f"logits {found} on the grid", found == expected, f"{expected}")
         message = torch.zeros_like(unary)
         for _ in range(self.iterations):
@@ -64,6 +68,18 @@ class CRFRNN(nn.Module):
         if self.stride > 1:
             message = F.interpolate(message, scale_factor=self.stride, mode="bilinear")
         return logits + message[..., : logits.shape[-2], : logits.shape[-1]]
+
+
+class MeanField(CRFRNN):
+    """The same layer behind a finished network, as `gpcore.denoise` puts a DAE there: from its softmax y and the images
+    to logits."""
+
+    def __init__(self, classes: int, **options: float) -> None:
+        super().__init__(nn.Identity(), classes, **options)  # type: ignore[arg-type]
+
+    def forward(self, y: Tensor, images: Tensor) -> Tensor:  # type: ignore[override]
+        kernels = _kernels(images, self.stride, self.alpha, self.beta, self.gamma)
+        return self.mean_field(y.clamp_min(1e-6).log(), kernels)
 
 
 def _kernels(images: Tensor, stride: int, alpha: float, beta: float, gamma: float) -> tuple[Tensor, Tensor, Tensor]:

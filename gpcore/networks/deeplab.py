@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
+from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, cropped
 
 
 class DeepLab(Trunk):
@@ -51,5 +51,5 @@ def deeplab_vgg16(classes: int) -> DeepLab:
 
 
 def deeplab_small(classes: int) -> DeepLab:
-    """The same shape for digit mosaics; the dilations fit their 12 x 16 cells of stride 8."""
-    return DeepLab(classes, SMALL, 64, rates=(1, 2, 4, 6), **MOSAICS)
+    """The same shape for our scenes; the dilations fit their 16 x 20 cells of stride 8."""
+    return DeepLab(classes, SMALL, 64, rates=(1, 2, 4, 6), **SCENES)

@@ -113,5 +113,5 @@ def fc_densenet103(classes: int) -> FCDenseNet:
 
 
 def fc_densenet_small(classes: int) -> FCDenseNet:
-    """The same shape for digit mosaics, four times down (0.4 M parameters)."""
+    """The same shape, narrow, for few images: four times down (0.4 M parameters)."""
     return FCDenseNet(classes, (1, 2, 3, 4, 5), 12, first=16, dropout=0.0)

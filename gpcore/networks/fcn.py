@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gpcore.checks import expect
-from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
+from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, cropped
 
 
 class Scored(Trunk):
@@ -81,15 +81,15 @@ def fcn_vgg16(classes: int, stride: int = 8) -> FCN:
 
 
 def fcn_small(classes: int, stride: int = 8) -> FCN:
-    """The same shape for 3-channel digit mosaics: eight batch-normalised convolutions (0.9 M parameters)."""
-    return FCN(classes, SMALL, 128, stride=stride, **MOSAICS)
+    """The same shape for our scenes: eight batch-normalised convolutions (0.9 M parameters)."""
+    return FCN(classes, SMALL, 128, stride=stride, **SCENES)
 
 
 def fcn_deep(classes: int) -> FCN:
-    """FCN-8s for digit mosaics with thirteen convolutions, as many as VGG16 has (1.3 M parameters)."""
-    return FCN(classes, [(width, depth + 1) for width, depth in SMALL], 128, **MOSAICS)
+    """FCN-8s for our scenes with a convolution more in each stage from pool2 on: eleven (1.3 M parameters)."""
+    return FCN(classes, [*SMALL[:2], *((width, depth + 1) for width, depth in SMALL[2:])], 128, **SCENES)
 
 
 def crop_classifier(classes: int) -> CropClassifier:
-    """A classifier of crops of digit mosaics, on `fcn_small`'s trunk."""
-    return CropClassifier(classes, SMALL, 128, stride=32, **MOSAICS)
+    """A classifier of crops of our scenes, on `fcn_small`'s trunk."""
+    return CropClassifier(classes, SMALL, 128, stride=32, **SCENES)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.networks.vgg import MOSAICS, SMALL, VGG16, Stages, Trunk, cropped
+from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, cropped
 
 
 class UNet(Trunk):
@@ -49,5 +49,5 @@ def unet_vgg16(classes: int) -> UNet:
 
 
 def unet_small(classes: int) -> UNet:
-    """The same shape for digit mosaics (1.0 M parameters)."""
-    return UNet(classes, SMALL, (64, 48, 32, 16), **MOSAICS)
+    """The same shape for our scenes (1.0 M parameters)."""
+    return UNet(classes, SMALL, (64, 48, 32, 16), **SCENES)

@@ -13,7 +13,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Stages = Sequence[tuple[int, int]]
 VGG16: Stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 SMALL: Stages = ((24, 1), (48, 1), (96, 2), (128, 2), (128, 2))
-MOSAICS: dict[str, Any] = {"batch_norm": True, "mean": (0.5,) * 3, "std": (0.25,) * 3}  # options for digit mosaics
+SCENES: dict[str, Any] = {"batch_norm": True, "mean": (0.5,) * 3, "std": (0.25,) * 3}  # options for our scenes
 
 
 class MaxPool(nn.MaxPool2d):

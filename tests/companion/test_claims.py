@@ -236,14 +236,29 @@ CASES = {
         "difference 1 [-0.1, 2]": "undecided",
         "difference -1 [-2, -0.1]": "fails",
     },
-    "DAE-06": {"worst_class 0": "holds", "worst_class -0.01": "fails"},
-    "DAE-07": {"pole -0.01": "holds", "pole 0": "fails"},
-    "DAE-08": {
-        "spread 0.49; in_order 1": "holds",
-        "spread 0.5; in_order 1": "fails",
-        "spread 0.49; in_order 0": "fails",
+    "DAE-06": {
+        "worst_class -0.1; surely_lose 0": "holds",
+        "worst_class -0.11; surely_lose 0": "fails",
+        "worst_class -0.1; surely_lose 1": "fails",
     },
-    "DAE-09": {"sigma_truth 0.5; sigma_y 0.1": "holds", "sigma_truth 0.5; sigma_y 0.5": "fails"},
+    "DAE-07": {
+        "pole_loss 1 [0.1, 2]": "holds",
+        "pole_loss 1 [-0.1, 2]": "undecided",
+        "pole_loss -1 [-2, -0.1]": "fails",
+    },
+    "DAE-08": {
+        "spread 0.3 [0.2, 0.49]; in_order 1": "holds",
+        "spread 0.3 [0.2, 0.5]; in_order 1": "undecided",
+        "spread 0.7 [0.5, 0.8]; in_order 1": "fails",  # nowhere below
+        "spread 0.7 [0.49, 0.8]; in_order 1": "undecided",
+        "spread 0.3 [0.2, 0.49]; in_order 0": "fails",
+    },
+    "DAE-09": {
+        "sigma_truth 0.5; sigma_y 0.1; tried_truth 4; tried_y 4": "holds",
+        "sigma_truth 0.5; sigma_y 0.5; tried_truth 4; tried_y 4": "fails",
+        "sigma_truth 0.5; sigma_y 0.1; tried_truth 3; tried_y 4": "fails",
+        "sigma_truth 0.5; sigma_y 0.1; tried_truth 4; tried_y 3": "fails",
+    },
     "DAE-10": {
         "difference 1 [0.1, 2]": "holds",
         "difference 1 [-0.1, 2]": "undecided",
@@ -254,8 +269,16 @@ CASES = {
         "difference 1 [-0.1, 2]": "undecided",
         "difference -1 [-2, -0.1]": "fails",
     },
-    "ROB-01": {"standard 50; robust 10": "holds", "standard 50; robust 10.1": "fails"},
-    "ROB-02": {"pre 5; rb 10.1": "holds", "pre 5; rb 10": "fails"},
+    "ROB-01": {
+        "share_minus_robust 1 [0.1, 2]; standard 50; robust 9": "holds",
+        "share_minus_robust 1 [-0.1, 2]; standard 50; robust 9": "undecided",
+        "share_minus_robust -1 [-2, -0.1]; standard 50; robust 11": "fails",
+    },
+    "ROB-02": {
+        "rb_minus_twice_pre 1 [0.1, 2]": "holds",
+        "rb_minus_twice_pre 1 [-0.1, 2]": "undecided",
+        "rb_minus_twice_pre -1 [-2, -0.1]": "fails",
+    },
     "ROB-03": {
         "at_over_rb 1 [0.1, 2]": "holds",
         "at_over_rb 1 [-0.1, 2]": "undecided",
@@ -272,28 +295,56 @@ CASES = {
         "bim_over_fgsm -1 [-2, -0.1]; pgd_over_bim 1 [-0.1, 2]": "fails",
         "bim_over_fgsm 1 [0.1, 2]; pgd_over_bim -1 [-2, -0.1]": "fails",
     },
-    "ROB-06": {"share 25.1": "holds", "share 25": "fails"},
-    "ROB-07": {"images 50": "holds", "images 49.9": "fails"},
-    "ROB-08": {"data_free 4; noise 2": "holds", "data_free 3.9; noise 2": "fails", "data_free 0; noise 0": "fails"},
+    "ROB-06": {
+        "share 30 [25.1, 40]": "holds",
+        "share 30 [25, 40]": "undecided",
+        "share 20 [10, 25]": "fails",
+    },
+    "ROB-07": {
+        "answers 60 [50.1, 70]; drop_minus_half_pgd 1 [0.1, 2]": "holds",
+        "answers 60 [50, 70]; drop_minus_half_pgd 1 [0.1, 2]": "undecided",
+        "answers 40 [30, 50]; drop_minus_half_pgd 1 [0.1, 2]": "fails",
+        "answers 60 [50.1, 70]; drop_minus_half_pgd 1 [-0.1, 2]": "undecided",
+        "answers 60 [50.1, 70]; drop_minus_half_pgd -1 [-2, -0.1]": "fails",
+    },
+    "ROB-08": {
+        "answers_minus_twice_random 1 [0.1, 2]; drop_minus_twice_random 1 [0.1, 2]": "holds",
+        "answers_minus_twice_random 1 [-0.1, 2]; drop_minus_twice_random 1 [0.1, 2]": "undecided",
+        "answers_minus_twice_random -1 [-2, -0.1]; drop_minus_twice_random 1 [0.1, 2]": "fails",
+        "answers_minus_twice_random 1 [0.1, 2]; drop_minus_twice_random -1 [-2, -0.1]": "fails",
+    },
     "ROB-09": {
-        "at_below_pre 80; high_pre 41; high_at 20": "holds",
-        "at_below_pre 79; high_pre 41; high_at 20": "fails",
-        "at_below_pre 80; high_pre 40; high_at 20": "fails",
+        "inside 95 [90.1, 99]; at_below_pre 90 [80.1, 99]; high_pre_minus_twice_at 1 [0.1, 2]": "holds",
+        "inside 95 [90, 99]; at_below_pre 90 [80.1, 99]; high_pre_minus_twice_at 1 [0.1, 2]": "undecided",
+        "inside 80 [70, 90]; at_below_pre 90 [80.1, 99]; high_pre_minus_twice_at 1 [0.1, 2]": "fails",
+        "inside 95 [90.1, 99]; at_below_pre 90 [80, 99]; high_pre_minus_twice_at 1 [0.1, 2]": "undecided",
+        "inside 95 [90.1, 99]; at_below_pre 70 [60, 80]; high_pre_minus_twice_at 1 [0.1, 2]": "fails",
+        "inside 95 [90.1, 99]; at_below_pre 90 [80.1, 99]; high_pre_minus_twice_at 1 [-0.1, 2]": "undecided",
+        "inside 95 [90.1, 99]; at_below_pre 90 [80.1, 99]; high_pre_minus_twice_at -1 [-2, -0.1]": "fails",
     },
     "ROB-10": {
-        "pre_over_rb 1 [0.1, 2]; rb_over_at 1 [0.1, 2]": "holds",
-        "pre_over_rb 1 [0.1, 2]; rb_over_at 1 [-0.1, 2]": "undecided",
-        "pre_over_rb -1 [-2, -0.1]; rb_over_at 1 [-0.1, 2]": "fails",
-        "pre_over_rb 1 [0.1, 2]; rb_over_at -1 [-2, -0.1]": "fails",
+        "pre_over_rb 2 [1.1, 3]; rb_over_at 2 [1.1, 3]": "holds",
+        "pre_over_rb 2 [1, 3]; rb_over_at 2 [1.1, 3]": "undecided",
+        "pre_over_rb 0.5 [0.1, 1]; rb_over_at 2 [1.1, 3]": "fails",
+        "pre_over_rb 2 [1.1, 3]; rb_over_at 2 [1, 3]": "undecided",
+        "pre_over_rb 2 [1.1, 3]; rb_over_at 0.5 [0.1, 1]": "fails",
     },
-    "ROB-11": {"variation 0.251": "holds", "variation 0.25": "fails"},
+    "ROB-11": {
+        "variation 0.3 [0.251, 0.4]": "holds",
+        "variation 0.3 [0.25, 0.4]": "undecided",
+        "variation 0.2 [0.1, 0.25]": "fails",
+    },
     "ROB-12": {
         "at_over_chance 1 [0.1, 2]; at_over_pre 1 [0.1, 2]": "holds",
         "at_over_chance 1 [0.1, 2]; at_over_pre 1 [-0.1, 2]": "undecided",
         "at_over_chance -1 [-2, -0.1]; at_over_pre 1 [-0.1, 2]": "fails",
         "at_over_chance 1 [0.1, 2]; at_over_pre -1 [-2, -0.1]": "fails",
     },
-    "ROB-13": {"correlation 0.601": "holds", "correlation 0.6": "fails"},
+    "ROB-13": {
+        "correlation 0.8 [0.601, 0.9]": "holds",
+        "correlation 0.8 [0.6, 0.9]": "undecided",
+        "correlation 0.5 [0.3, 0.6]": "fails",
+    },
     "LEC-01": {
         "score -3; p 0.0474; nudged 2; p_nudged 0.881": "holds",
         "score -3; p 0.0474; nudged -0.5; p_nudged 0.378": "fails",
@@ -441,7 +492,6 @@ def test_what_is_not_run_says_why():
         "images 19; (too few images)"
     )
     assert claims.read(words) == claims.read(claims.folded(words)) == numbers | {"images": 19}
-    assert claims.verdict("ROB-07", {"images": 1.0}) == "fails"  # per cent
 
 
 def test_the_p_of_a_verdict_is_the_largest_of_those_that_decide_it():
@@ -457,6 +507,7 @@ def test_the_p_of_a_verdict_is_the_largest_of_those_that_decide_it():
     assert p("GP-12", "loss_minus_two_gains 3 [1.04, 4.96]; psnr 50") == pytest.approx(0.0027, abs=1e-4)
     assert p("GP-12", "loss_minus_two_gains -3 [-4.96, -1.04]; psnr 50") == pytest.approx(0.0027, abs=1e-4)
     assert p("GP-12", "loss_minus_two_gains -3 [-4.96, -1.04]; psnr 30") is None  # it fails whatever the interval
+    assert p("DAE-08", "spread 3 [1.04, 4.96]; in_order 1") == pytest.approx(0.0124, abs=1e-4)  # 2.5 from 0.5
     assert p("GP-20", "gp_minus_crf 0 [0, 0]") == 0
     assert p("GP-19", "time_ratio 0.5") is None
     assert p("GP-28", "gain 0.2; p 0.03") == 0.03
@@ -557,8 +608,11 @@ def test_the_first_edition_is_kept_once_for_every_claim_that_it_judged():
     past = pd.read_csv(paths.PAPER / "history.csv")
     assert list(past) == ["study", "id", "edition", "verdict", "numbers", "reason"] and past.notna().all(axis=None)
     assert not past.duplicated(["study", "id", "edition"]).any()
-    first = past[(past["edition"] == "first") & past["id"].str.startswith("GP-")]
-    assert first["study"].value_counts().to_dict() == {"digits": 28, "camvid": 17, "mnist": 1, "cifar10": 1}
+    first = past[past["edition"] == "first"]
+    assert (first["study"] + " " + first["id"].str[:-3]).value_counts().to_dict() == {
+        "digits GP": 28, "camvid GP": 17, "mnist GP": 1, "cifar10 GP": 1,
+        "digits DAE": 9, "camvid DAE": 4, "digits ROB": 13, "camvid ROB": 1,
+    }  # fmt: skip
 
 
 def test_no_claim_is_entered_by_two_notebooks(finished):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gpcore.companion import cost
-from gpcore.companion.studies import MOSAICS
+from gpcore.companion.studies import DIGITS
 
 
 def test_peak_memory_by_hand():
@@ -45,17 +45,17 @@ def test_memory_held_for_the_backward_pass_counts():
 def test_operations_of_a_guided_step(monkeypatch):
     """One convolution and free ReLUs: the step costs a pass, a backward to the input, which is as much, and a pass."""
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.ReLU(), nn.ReLU(), nn.ReLU())
-    monkeypatch.setattr(type(MOSAICS), "network", lambda self, name, seed=0: network)
-    monkeypatch.setattr(type(MOSAICS), "tuned", lambda self, name, seed=0: {"epsilon": 0.01})
-    rows = cost.operations(dataclasses.replace(MOSAICS, batch=2), "fcn32s").set_index("place")
-    assert rows["gflop"][cost.ALONE] == pytest.approx(2 * 2 * 3 * 9 * 5 * 96 * 128 / 1e9)
+    monkeypatch.setattr(type(DIGITS), "network", lambda self, name, seed=0: network)
+    monkeypatch.setattr(type(DIGITS), "tuned", lambda self, name, seed=0: {"epsilon": 0.01})
+    rows = cost.operations(dataclasses.replace(DIGITS, batch=2), "fcn32s").set_index("place")
+    assert rows["gflop"][cost.ALONE] == pytest.approx(2 * 2 * 3 * 9 * 5 * 128 * 160 / 1e9)
     assert rows["gflop"]["input"] == pytest.approx(3 * rows["gflop"][cost.ALONE])
-    assert rows["megabytes"][cost.ALONE] == 2 * (2 * 5 * 96 * 128 * 4) / 1e6  # what a layer reads and what it writes
+    assert rows["megabytes"][cost.ALONE] == 2 * (2 * 5 * 128 * 160 * 4) / 1e6  # what a layer reads and what it writes
 
 
 def test_a_step_at_a_layer_is_cheaper_the_deeper():
     """Three passes at the input; at a layer one of all and three of what follows, which at first are more than that."""
-    rows = cost.operations(dataclasses.replace(MOSAICS, batch=1), "fcn8s").set_index("place")
+    rows = cost.operations(dataclasses.replace(DIGITS, batch=1), "fcn8s").set_index("place")
     assert rows.index.tolist() == [cost.ALONE, "input", "pool1", "pool2", "pool3", "pool4"]
     passes = rows["gflop"] / rows["gflop"][cost.ALONE]
     assert passes["input"] == pytest.approx(3, rel=1e-3)
@@ -73,7 +73,7 @@ def test_times_are_medians_of_the_rounds_after_the_first_in_turn(monkeypatch):
 
     monkeypatch.setattr(cost, "_tasks", lambda study, name: {place: partial(run, place) for place in seconds})
     monkeypatch.setattr(cost, "timeit", partial(timeit.timeit, timer=lambda: clock[0]))
-    times = cost.timing(MOSAICS, "fcn8s", repeats=3)
+    times = cost.timing(DIGITS, "fcn8s", repeats=3)
     assert times.to_dict("list") == {"place": ["a", "b"], "milliseconds": [2000, 4000]}
     assert ran == ["a", "b"] * 4
 

@@ -3,11 +3,14 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
+from matplotlib.patches import FancyArrowPatch
 from torch.nn.functional import one_hot
+from torch.testing import assert_close
 
+from gpcore import metrics
 from gpcore.companion.experiments import dae_pictures
-from gpcore.companion.report import tables
-from gpcore.companion.studies import MOSAICS
+from gpcore.companion.report import Panel, tables
+from gpcore.companion.studies import DIGITS
 
 # of 100 pixels, how many are right before and after, and what the region then counts as
 SQUARES = {
@@ -52,10 +55,13 @@ def test_rows_count_every_image_under_every_method_but_the_first():
     truth, before, after = scene()
     maps = [(before, after, truth % 255), (after, before, after), (truth % 255, before, after)]
     data = [(torch.stack(each).float(), truth) for each in maps]
-    study = dataclasses.replace(MOSAICS, dataset=lambda split: data, images={"test": 3}, batch=2)
+    study = dataclasses.replace(DIGITS, dataset=lambda split: data, images={"test": 3}, batch=2)
     methods = {name: lambda x, i=i: one_hot(x[:, i].long(), 3).movedim(-1, 1) for i, name in enumerate("abc")}
-    found = dae_pictures.region_rows(study, methods, "test").to_dict("records")
-    assert found == [
+    found, counts = dae_pictures.region_rows(study, methods, "test")
+    for i, each in enumerate(maps):
+        for name, predicted in zip("abc", each, strict=True):
+            assert torch.equal(counts[name][i], metrics.confusion(predicted, truth, len(DIGITS.classes), 255))
+    assert found.to_dict("records") == [
         {"image": i, "method": method, **dae_pictures.region_changes(each[0], each[k], truth, 255)}
         for i, each in enumerate(maps)
         for k, method in ((1, "b"), (2, "c"))
@@ -67,3 +73,28 @@ def test_more_recovered_is_counted_per_hundred_images():
     found = tables.margin(rows, "recovered", "a", "b", scale=100)
     assert found.value == pytest.approx(50)  # two more in the first image, one fewer in the second
     assert (found.low, found.high) == (-100, 200)
+
+
+def test_a_blend_mixes_the_colours_of_the_classes():
+    y = torch.zeros(11, 1, 2)
+    y[:, 0, 0], y[3, 0, 1], y[4, 0, 1] = 0.0, 0.25, 0.75
+    shown = dae_pictures.blend(DIGITS, y, "y")
+    third, fourth = (torch.tensor(DIGITS.colours[k]) / 255 for k in (3, 4))
+    assert_close(shown.data[:, 0, 0], torch.zeros(3))
+    assert_close(shown.data[:, 0, 1], 0.25 * third + 0.75 * fourth)
+
+
+def test_pipelines_are_chains_of_panels_with_what_happens_in_between():
+    truth, steps = torch.zeros(4, 5, dtype=torch.long), torch.rand(5, 11, 4, 5).softmax(1)
+    learnt = {source: torch.rand(3, 11, 4, 5) for source in ("y", "ytrue")}
+    image = Panel("image", torch.rand(3, 4, 5), "image x")
+    rows = dae_pictures.stages(DIGITS, image, truth, torch.rand(6, 2, 3), steps, learnt)
+    titles = [[panel.title for panel, _ in row] for row in rows.values()]
+    assert titles[0] == ["image x", "y", "ỹ", "r(ỹ, h)", "truth"]
+    assert titles[1] == ["h", "ytrue", "ỹ", "r(ỹ, h)", "truth"]
+    assert titles[2][:4] == ["image x", "y after 0", "y after 2", "y after 4"]
+    assert_close(rows["Figure 2: inference"][2][0].data, dae_pictures.blend(DIGITS, steps[2], "").data)
+    figure = dae_pictures.pipelines(DIGITS, rows)
+    arrows = [each for each in figure.get_children() if isinstance(each, FancyArrowPatch)]
+    assert len(figure.axes) == 15
+    assert len(arrows) == 4 + 3 + 4  # h leads into r, not into the map beside it

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import re
 
+import pandas as pd
 import pytest
 import torch
 from conftest import CRF, EPSILON, iou, pairs
@@ -10,7 +12,7 @@ from gpcore import denoise, metrics
 from gpcore.companion import measure, tuning, weights
 from gpcore.companion.experiments import dae_and_gp, dae_iterations, dae_table
 from gpcore.companion.measure import with_crf
-from gpcore.companion.studies import MOSAICS, STUDIES, Refiner, Study
+from gpcore.companion.studies import DIGITS, STUDIES, Refiner, Study
 from gpcore.perturb import guide
 
 TUNED = {"epsilon": 0.5, "steps": 3, "miou": 60.0, "val": 50.0}
@@ -80,7 +82,7 @@ def test_rows_of_what_was_tuned_are_those_of_one_network(refining):
 def test_the_noise_that_does_best_on_validation_images_is_taken(monkeypatch):
     scores = {"fcn8s-dae-y-0.1": 3, "fcn8s-dae-y-0.5": 5, "fcn8s-dae-truth-0.5": 9, "densenet-dae-y-0.1": 8}
     monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"miou": scores[name]})
-    study = dataclasses.replace(MOSAICS, refiners=dict.fromkeys(scores))
+    study = dataclasses.replace(DIGITS, refiners=dict.fromkeys(scores))
     assert dae_table.best_dae(study, "fcn8s", "y") == "fcn8s-dae-y-0.5"
     assert dae_table.best_dae(study, "fcn8s", "truth") == "fcn8s-dae-truth-0.5"
 
@@ -96,7 +98,7 @@ def test_a_refined_prediction_is_the_last_of_its_trajectory(refining):
 
 def test_methods_of_table_1(refining):
     every = dae_table.refinements(refining, "fcn8s")
-    assert {*every} == {"network alone", "+CRF", "+CRF-RNN", *refining.refiners}
+    assert {*every} == {"network alone", "+CRF", dae_table.JOINT, *refining.refiners}
     rows = dae_table.table_one(refining, "fcn8s", {name: name for name in every})
     assert [*rows] == ["network alone", "+CRF", "+context module", "+CRF-RNN", "+DAE(ytrue)", "+DAE(y)"]
     assert (rows["+DAE(ytrue)"], rows["+context module"]) == ("fcn8s-dae-truth-0.1", "fcn8s-context")
@@ -106,6 +108,56 @@ def test_methods_of_table_1(refining):
     expected = measure.count(refining, lambda x, y: (z for a in [network(x)] for z in (a, with_crf(a, x, CRF))), "test")
     assert torch.equal(counts["network alone"], expected[0])
     assert torch.equal(counts["+CRF"], expected[1])
+
+
+def test_crf_rnn_is_the_better_of_two_on_validation_images(refining, monkeypatch):
+    assert dae_table.best_crfrnn(refining, "fcn8s") == dae_table.JOINT  # nothing else is there
+    both = dataclasses.replace(refining, refiners=refining.refiners | dict.fromkeys(["fcn8s-crfrnn", "unet-crfrnn"]))
+    scores = {"fcn8s-crfrnn": {"miou": 61.0}, "unet-crfrnn": {"miou": 1.0}, "crfrnn": {"val": 61.1}}
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: scores[name])
+    assert dae_table.best_crfrnn(both, "fcn8s") == dae_table.JOINT
+    assert dae_table.best_crfrnn(both, "unet") == "unet-crfrnn"  # the joint one is FCN-8s'
+    scores["crfrnn"] = {"val": 61.0}
+    assert dae_table.best_crfrnn(both, "fcn8s") == "fcn8s-crfrnn"
+
+
+def test_noises_are_compared_over_one_build(refining, monkeypatch):
+    names = ("dae-y-0.1", "dae-truth-0.25", "dae-y-0.1-switches", "context")
+    refiners = {f"fcn8s-{name}": Refiner("fcn8s", None, None, None, 2, sigma=0.1 + i) for i, name in enumerate(names)}
+    study = dataclasses.replace(refining, refiners=refiners | {"unet-dae-y-0.1": None})
+    scores = dict(zip(refiners, (52.0, 49.5, 70.0, 60.0), strict=True))
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: {"val": 50.0, "miou": scores[name]})
+    found = dae_table.by_sigma(study, "fcn8s").to_numpy().tolist()
+    assert found == [["DAE(y)", 0.1, 2.0], ["DAE(ytrue)", 1.1, -0.5]]
+
+
+def test_gains_stand_beside_the_published_ones():
+    counts = {"fcn8s": {"network alone": pairs([5, 5]), "+CRF": pairs([5, 7]), "mine": pairs([4, 4])}}
+    published = pd.DataFrame(
+        [("fcn8s", "network alone", 57.0), ("fcn8s", "+CRF", 58.5)], columns=["network", "method", "mean IoU"]
+    )
+    rows = dae_table.gain_rows(counts, published)
+    assert rows["network"].tolist() == ["FCN-8s"] * 3
+    assert rows["paper"].fillna(9).tolist() == [0, 1.5, 9]
+    assert rows["gain"].tolist() == pytest.approx([0, iou(6) - iou(5), iou(4) - iou(5)])
+
+
+def test_losses_of_one_networks_refiners_by_epoch(refining, monkeypatch):
+    losses = {"digits/fcn8s-dae-y-0.1-seed0": [2.0, 1.5], "digits/fcn8s-dae-truth-0.1-seed0": [1.0]}
+    monkeypatch.setattr(weights, "info", lambda name: {"loss": losses.get(name, [])})
+    rows = dae_table.curves(refining, "fcn8s")
+    assert rows.to_numpy().tolist() == [
+        ["fcn8s-dae-y-0.1", 1, 2.0],
+        ["fcn8s-dae-y-0.1", 2, 1.5],
+        ["fcn8s-dae-truth-0.1", 1, 1.0],
+    ]
+    more = rows.assign(refiner=rows["refiner"].str.replace("fcn8s-dae-truth-0.1", "densenet-crfrnn"))
+    once, by_y, by_truth = dae_table.learning_figure(more).axes
+    assert [(line.get_label(), line.get_linestyle(), [*line.get_ydata()]) for line in by_y.lines] == [
+        ("0.1", "-", [2.0, 1.5])
+    ]
+    assert [(line.get_label(), line.get_linestyle()) for line in once.lines] == [("crfrnn, FC-DenseNet", "--")]
+    assert not by_truth.lines
 
 
 def test_cost_starts_at_one_pass_and_grows_by_equal_steps(refining):
@@ -128,26 +180,52 @@ def test_cost_starts_at_one_pass_and_grows_by_equal_steps(refining):
 
 
 def test_iterations_of_every_curve_start_at_the_network_alone(refining):
-    refiners = {n: dataclasses.replace(r, epsilons=(1.0,), steps=1) for n, r in refining.refiners.items()}
-    rows = dae_iterations.iteration_rows(dataclasses.replace(refining, refiners=refiners), "fcn8s", "test", 2)
-    sizes = [f"ε {epsilon:g}" for epsilon in denoise.EPSILONS]
-    assert rows["label"].unique().tolist() == [*sizes, "CRF"]
+    counts = dae_iterations.iteration_counts(refining, "fcn8s", "test", 2)
+    rows = dae_iterations.curve_rows(counts)
+    sizes = {f"ε {epsilon:g}": epsilon for epsilon in denoise.EPSILONS}
+    assert [*counts] == rows["label"].unique().tolist() == [*sizes, "CRF"]
     assert rows[rows["iteration"] == 0]["miou"].nunique() == 1
-    assert rows.groupby("label").size()[sizes].tolist() == [51] * 7
+    assert rows.groupby("label").size()[[*sizes]].tolist() == [251, 126, 51, 51, 51, 51, 51]
+    for label, epsilon in sizes.items():  # by tens, or in one go
+        whole = measure.inference_counts(refining, "fcn8s-dae-y-0.1", "test", (epsilon,), 25, 2)[0]
+        assert torch.equal(counts[label][1][:26], whole)
     network = refining.network("fcn8s")
     for iterations in (1, 5):
         crf = CRF | {"iterations": iterations}
-        (counts,) = measure.count(refining, lambda x, y, crf=crf: [with_crf(network(x), x, crf)], "test", 2)
+        (expected,) = measure.count(refining, lambda x, y, crf=crf: [with_crf(network(x), x, crf)], "test", 2)
         found = rows[(rows["label"] == "CRF") & (rows["iteration"] == iterations)]["miou"].item()
-        assert found == pytest.approx(100 * metrics.miou(counts.sum(0)).item())
+        assert found == pytest.approx(100 * metrics.miou(expected.sum(0)).item())
 
 
-@pytest.mark.parametrize("name", MOSAICS.refiners)
+def test_highest_points_and_whether_they_lie_before_the_end():
+    rows = pd.DataFrame(
+        [("a", 0, 1.0), ("a", 1, 3.0), ("a", 2, 3.0), ("b", 0, 1.0), ("b", 1, 2.0)],
+        columns=["label", "iteration", "miou"],
+    )
+    found = dae_iterations.maxima(rows)
+    assert found["iteration"].to_dict() == {"a": 1, "b": 1}  # of equals the first
+    assert found["arrived"].to_dict() == {"a": True, "b": False}
+
+
+def test_the_spread_is_between_the_best_of_every_step_size():
+    """Each image alike, so that resamples are, too; the CRF takes no part."""
+    first = torch.stack([pairs([5, 5]), pairs([8, 8]), pairs([6, 6])])
+    second = torch.stack([pairs([5, 5]), pairs([6, 6])])
+    crf = torch.stack([pairs([5, 5]), pairs([10, 10])])
+    counts = {"ε 1": ([0, 1, 2], first), "ε 0.5": ([0, 1], second), "CRF": ([0, 1], crf)}
+    expected = pytest.approx(iou(8) - iou(6))
+    assert dae_iterations.spread(counts) == (expected, expected, expected)
+
+
+BUILDS = [name for name in DIGITS.refiners if not re.search("dae-truth|0.25|0.5|1.0|densenet-[^d]", name)]  # one each
+
+
+@pytest.mark.parametrize("name", BUILDS)
 def test_committed_refiners_score_as_recorded(name):
-    """On the validation mosaics that chose them, by the step size that took the fewest steps to its best."""
-    refiner, tuned = MOSAICS.refiners[name], MOSAICS.tuned(name)
+    """On the validation scenes that chose them, by the step size that took the fewest steps to its best."""
+    refiner, tuned = DIGITS.refiners[name], DIGITS.tuned(name)
     quick = min(tuned["sweep"], key=lambda row: row["steps"])
-    (counts,) = measure.inference_counts(MOSAICS, name, "val", [quick["epsilon"]], quick["steps"], refiner.val)
+    (counts,) = measure.inference_counts(DIGITS, name, "val", [quick["epsilon"]], quick["steps"], refiner.val)
     alone, *_, refined = (100 * metrics.miou(counts.sum(1))).tolist()
     assert (alone, refined) == (pytest.approx(tuned["val"], abs=0.05), pytest.approx(quick["miou"], abs=0.05))
     best = max(tuned["sweep"], key=lambda row: row["miou"])
@@ -165,9 +243,9 @@ def test_every_refiner_was_trained_by_its_recipe():
 
 def test_the_subject_is_fcn8s_where_it_gains_a_point(monkeypatch):
     def gains(**points):
-        score = {name: {"val": 60.0, "miou": 60.0 + points[name.split("-")[0]]} for name in MOSAICS.refiners}
+        score = {name: {"val": 60.0, "miou": 60.0 + points[name.split("-")[0]]} for name in DIGITS.refiners}
         monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: score[name])
-        return dae_table.subject(MOSAICS)
+        return dae_table.subject(DIGITS)
 
     assert gains(fcn8s=1.0, densenet=5.0) == "fcn8s"
     assert gains(fcn8s=0.9, densenet=5.0) == "densenet"

@@ -95,3 +95,11 @@ def test_figure_draws_both_fields_and_every_path_to_its_end():
     assert climbed.lines[1].get_xdata().tolist() == [1, 3]
     assert climbed.lines[2].get_xdata().tolist() == [2, 3]  # the ends
     plt.close(learned.figure)
+
+
+def test_agreement_over_examples_is_that_with_the_densitys_own_score():
+    ring = denoising_score.Mixture(torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
+    learned = {10: {0.1: ring.score, 0.3: ring.score}, 20: {0.1: lambda p: -ring.score(p)}}
+    rows = denoising_score.over_examples(ring, learned)
+    assert rows[["examples", "sigma"]].to_numpy().tolist() == [[10, 0.1], [10, 0.3], [20, 0.1]]
+    assert rows["cosine"].tolist() == pytest.approx([1, 1, -1])

@@ -9,15 +9,15 @@ from conftest import iou, pairs
 
 from gpcore.companion.experiments import guided_steps
 from gpcore.companion.report import panels
-from gpcore.companion.studies import MOSAICS
+from gpcore.companion.studies import DIGITS
 
 
 @pytest.fixture
 def study():
     """One test scene of 2 x 3 pixels of three classes, one of them void."""
-    data = [(torch.full((3, 2, 3), 0.5), torch.tensor([[0, 1, 2], [0, 1, MOSAICS.void]]))]
+    data = [(torch.full((3, 2, 3), 0.5), torch.tensor([[0, 1, 2], [0, 1, DIGITS.void]]))]
     return dataclasses.replace(
-        MOSAICS, dataset=lambda split: data, classes=MOSAICS.classes[:3], colours=MOSAICS.colours[:3]
+        DIGITS, dataset=lambda split: data, classes=DIGITS.classes[:3], colours=DIGITS.colours[:3]
     )
 
 

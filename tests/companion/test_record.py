@@ -9,7 +9,7 @@ from PIL import Image
 from gpcore import paths
 from gpcore.companion import weights
 from gpcore.companion.report import Record, claims, paper
-from gpcore.companion.studies import DIGITS, MOSAICS
+from gpcore.companion.studies import CAMVID, DIGITS, STUDIES
 from gpcore.metrics import Interval
 
 
@@ -43,12 +43,20 @@ def test_provenance_names_what_was_used(record):
     assert found["images"] == DIGITS.images and found["weights"] == found["epsilon"] == {}
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     refiner = "fcn8s-context"
-    Record("97_example", MOSAICS, weights=["unet", refiner], network="fcn8s", networks=["fcn16s"])
-    found = json.loads((paths.FIGURES / "mosaics" / "97_example" / "provenance.json").read_text())
-    assert found["epsilon"] == {"unet": MOSAICS.epsilon("unet")}
-    stored = {name: weights.info(f"mosaics/{name}-seed0")["files"] for name in ("unet", refiner)}
+    Record("97_example", CAMVID, weights=["unet", refiner], network="fcn8s", networks=["fcn16s"])
+    found = json.loads((paths.FIGURES / "camvid" / "97_example" / "provenance.json").read_text())
+    assert found["epsilon"] == {"unet": CAMVID.epsilon("unet")}
+    stored = {name: weights.info(f"camvid/{name}-seed0")["files"] for name in ("unet", refiner)}
     assert found["weights"] == stored and {len(sha256) for sha256 in stored["unet"].values()} == {64}
     assert found["parameters"] == {"network": "fcn8s", "networks": ["fcn16s"]}  # which tell no weights
+    handwriting = STUDIES["handwriting"]
+    Record("97_example", handwriting, weights=[("classifier", 0), ("half-b", 2)])
+    found = json.loads((paths.FIGURES / "handwriting" / "97_example" / "provenance.json").read_text())
+    assert found["weights"] == {
+        "classifier": weights.info("handwriting/classifier-seed0")["files"],
+        "half-b, seed 2": weights.info("handwriting/half-b-seed2")["files"],
+    }
+    assert found["epsilon"] == {"classifier": handwriting.epsilon("classifier")}
 
 
 def test_a_record_sets_the_style_of_figures_and_tables(tmp_path, monkeypatch):

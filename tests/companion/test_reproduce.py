@@ -536,11 +536,11 @@ def test_the_cell_that_killed_the_kernel_is_named_whether_or_not_its_count_arriv
     [
         (
             ["--study", "camvit"],
-            r"study: got 'camvit', expected one of digits, mosaics, camvid, mnist, cifar10, photographs, or none",
+            r"study: got 'camvit', expected one of digits, camvid, mnist, cifar10, photographs, or none",
         ),
         (
             ["--study", "scenes"],
-            r"study: got 'scenes', expected one of digits, mosaics, camvid, mnist, cifar10, photographs, or none",
+            r"study: got 'scenes', expected one of digits, camvid, mnist, cifar10, photographs, or none",
         ),
         (["--only", "00", "07"], r"only: got '07', expected a number or name of 00_good, 01_other"),
         (["-p", "image=3"], r"parameter: got 'image', expected one of study, images, scene in 00_good.ipynb"),

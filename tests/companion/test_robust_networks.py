@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import scenes
 from scipy.ndimage import gaussian_filter
+from scipy.stats import spearmanr
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from gpcore import attacks, metrics, minimal
+from gpcore import attacks, metrics
 from gpcore.companion import measure
 from gpcore.companion.experiments import attacked_networks, robust_networks
-from gpcore.companion.studies import MOSAICS, STUDIES, Attack
+from gpcore.companion.studies import DIGITS, STUDIES, Attack
 from gpcore.perturb import guide
 
 EPSILON = 0.03
@@ -21,27 +22,14 @@ EPSILON = 0.03
 
 def test_the_adversary_is_that_of_training():
     assert robust_networks.ADVERSARY == {"epsilon": 0.03, "steps": 3, "step_size": 0.01, "norm": "linf"}
-    assert MOSAICS.robust["at-small"].recipe.attack == Attack(epsilon=0.03, steps=3, step_size=0.01)
+    for name in ("at-small", "at-large"):
+        assert DIGITS.robust[name].recipe.attack == Attack(epsilon=0.03, steps=3, step_size=0.01)
 
 
 def test_every_compared_network_has_a_label_of_its_own():
-    robust = {"RB": "rb", "AT-small": "at-small", "AT-large": "at-large", "AT-tuned": "at-tuned"}
-    assert robust_networks.compared(MOSAICS) == {"Pre": "fcn8s"} | robust
+    robust = {"RB": "rb", "AT-small": "at-small", "AT-large": "at-large"}
+    assert robust_networks.compared(DIGITS) == {"Pre": "fcn8s"} | robust
     assert robust_networks.compared(STUDIES["camvid"]) == {"Pre": "densenet", "AT-small": "at-small"}
-
-
-def test_restarts_keep_what_leaves_most_pixels_wrong(study):
-    network, x = study.network("fcn8s"), torch.cat([image for image, _ in scenes(study)[:3]])
-    y = network(x).argmax(1)  # its own answer, so that an untrained network is right at first
-    generator = torch.Generator().manual_seed(0)
-    tried = [attacks.pgd(network, x, y, EPSILON, steps=2, seed=generator).images for _ in range(4)]
-    wrong = torch.stack([minimal.fooled(network(each), y) for each in tried])
-    moved = robust_networks.strongest(network, EPSILON, steps=2, restarts=4)(x, y)
-    assert len({*wrong.argmax(0).tolist()}) > 1  # not one start is the best for all
-    for i, best in enumerate(wrong.argmax(0)):
-        assert torch.equal(moved[i], tried[best][i])
-    assert torch.equal(robust_networks.strongest(network, EPSILON, steps=2)(x, y), tried[0])
-    assert torch.equal(robust_networks.strongest(network)(x, y), x)
 
 
 def test_every_network_meets_its_own_attack(study):
@@ -49,7 +37,7 @@ def test_every_network_meets_its_own_attack(study):
     counts = robust_networks.defence_counts(study, {"A": "fcn8s"}, tried, "test")
     assert [*counts] == [("none", "A"), ("PGD", "A")]
     assert torch.equal(counts["none", "A"], measure.guided_counts(study, "fcn8s", "test")[0][0])
-    move = {"PGD": robust_networks.strongest(study.network("fcn8s"), EPSILON, steps=2)}
+    move = {"PGD": attacked_networks.strongest(study.network("fcn8s"), EPSILON, steps=2)}
     again = attacked_networks.attacked_counts(study, move, {"A": study.network("fcn8s")}, "test")
     assert torch.equal(counts["PGD", "A"], again["PGD", "A"])
     assert metrics.accuracy(counts["PGD", "A"].sum(0)) < metrics.accuracy(counts["none", "A"].sum(0))
@@ -64,23 +52,35 @@ def test_rows_by_hand():
     assert (row["low"], row["high"]) == pytest.approx((100 * (0.8 + 10 / 12) / 2, 100))
 
 
-def test_the_loss_is_that_of_fgsm(study):
+def test_marks_by_hand():
+    """IoU of one class alone is its share of right pixels, halved where the other class is named."""
+    right = {("standard", "Pre"): 10, ("robust", "Pre"): 2, ("standard", "AT"): 8, ("robust", "AT"): 6}
+    counts = {key: torch.tensor([[[each, 10 - each], [0, 0]]] * 2) for key, each in right.items()}
+    marks = robust_networks.marks(counts, "AT")
+    assert marks["points"] == pytest.approx((60, 60, 60)) and marks["times"] == pytest.approx((3, 3, 3))
+
+
+def test_the_loss_is_that_of_fgsm_and_void_counts_nothing(study):
     rows = robust_networks.loss_rows(study, {"A": "fcn8s"}, [0, 4], "test")
     network, expected = study.network("fcn8s"), []
     for epsilon in (0, 4 / 255):
         losses = []
         for x, y in scenes(study):
-            losses.append(cross_entropy(network(attacks.fgsm(network, x, y, epsilon).images), y).item())
-        expected.append(sum(losses) / 4)
-    assert rows["step"].tolist() == [0, 4] and rows["loss"].tolist() == pytest.approx(expected, rel=1e-4)
-    assert expected[1] > expected[0]
+            moved = attacks.fgsm(network, x, y, epsilon, void=study.void).images
+            losses.append(cross_entropy(network(moved), y, ignore_index=study.void).item())
+        expected.append(losses)
+    assert rows["step"].tolist() == [0, 4] and np.mean(expected[1]) > np.mean(expected[0])
+    assert rows["loss"].tolist() == pytest.approx(np.mean(expected, 1), rel=1e-4)
+    for found, each in zip(rows[["low", "high"]].to_numpy(), expected, strict=True):
+        assert found.tolist() == pytest.approx(metrics.mean(torch.tensor(each))[1:], rel=1e-3)
+        assert found[0] < np.mean(each) < found[1]
 
 
 def test_a_guided_step_after_an_attack(study):
     rows = robust_networks.undone_rows(study, {"A": "fcn8s"}, [0, 2], "test")
     network = study.network("fcn8s")
     alone, own = measure.guided_counts(study, "fcn8s", "test")[0]
-    move, counts = robust_networks.strongest(network, 2 / 255, steps=3), []
+    move, counts = attacked_networks.strongest(network, 2 / 255, steps=3), []
     for x, y in study.batches("test"):
         done = guide(network, move(x, y), study.epsilon("fcn8s"))
         counts.append(torch.stack([measure.count_pixels(study, logits, y) for logits in done.trajectory]))
@@ -130,20 +130,38 @@ def test_alignment_is_the_correlation_of_gradient_sizes_with_a_map():
 def test_a_gradients_size_is_its_largest_channel(study):
     x, y = study.scene(3)
     leaf = x.clone().requires_grad_()
-    cross_entropy(study.network("fcn8s")(leaf), y, reduction="sum").backward()
+    cross_entropy(study.network("fcn8s")(leaf), y, reduction="sum", ignore_index=study.void).backward()
     size = robust_networks.gradient_size(study.network("fcn8s"), x, y)
     torch.testing.assert_close(size, leaf.grad.abs().amax(1), rtol=1e-3, atol=1e-6)
     assert size.max() > 1e-3
 
 
 def test_alignment_rows_stand_beside_scores(study):
-    (row,) = robust_networks.alignment_rows(study, {"A": "fcn8s"}, "test").to_dict("records")
+    aligned = robust_networks.alignments(study, {"A": "fcn8s"}, "test")
+    counts = robust_networks.defence_counts(
+        study, {"A": "fcn8s"}, {"standard": {}, "robust": {"epsilon": 0.02}}, "test"
+    )
+    (row,) = robust_networks.alignment_rows(aligned, counts).to_dict("records")
     network, values = study.network("fcn8s"), []
     for x, y in scenes(study):
         values.append(robust_networks.alignment(network, x, y, robust_networks.edges(x)).item())
+    assert aligned["A"].tolist() == pytest.approx(values, abs=1e-5)
     assert row["alignment"] == pytest.approx(np.mean(values), abs=1e-5) and row["low"] < row["alignment"] < row["high"]
     alone = 100 * metrics.miou(measure.guided_counts(study, "fcn8s", "test")[0][0].sum(0)).item()
     assert row["standard"] == pytest.approx(alone) and row["network"] == "A" and row["robust"] != row["standard"]
+
+
+def test_the_rank_correlation_is_spearmans():
+    draw = np.random.default_rng(0)
+    aligned = torch.from_numpy(draw.normal(size=(5, 30)))
+    right = torch.from_numpy(draw.integers(1, 100, size=(5, 30)))
+    counts = [torch.stack([torch.stack([r, 100 - r], -1), torch.zeros(30, 2)], -2).long() for r in right]
+    found = robust_networks.rank_correlation([*aligned], counts)
+    scores = [metrics.miou(each.sum(0)).item() for each in counts]
+    assert found.value == pytest.approx(spearmanr(aligned.mean(1), scores).statistic)
+    assert -1 <= found.low < found.value < found.high <= 1
+    same = robust_networks.rank_correlation([*right.double()], counts)
+    assert same == pytest.approx((1, 1, 1))
 
 
 def test_void_pixels_do_not_align():
@@ -157,4 +175,4 @@ def test_void_pixels_do_not_align():
 
 
 def test_a_study_with_no_robust_network_compares_one():
-    assert robust_networks.compared(dataclasses.replace(MOSAICS, robust={})) == {"Pre": "fcn8s"}
+    assert robust_networks.compared(dataclasses.replace(DIGITS, robust={})) == {"Pre": "fcn8s"}

@@ -13,11 +13,11 @@ from gpcore.companion import measure, spread, training, weights
 def trained(study, tmp_path, monkeypatch):
     """Two networks, of which one is there with seed 1, and what was trained and forgotten."""
     monkeypatch.setattr(paths, "COUNTS", tmp_path)
-    there, done = {"mosaics/fcn-seed0", "mosaics/unet-seed0", "mosaics/fcn-seed1"}, []
+    there, done = {"digits/fcn-seed0", "digits/unet-seed0", "digits/fcn-seed1"}, []
 
     def train(study, store, seed):
         done.append(("trained", store, seed))
-        there.add(f"mosaics/{store}-seed{seed}")
+        there.add(f"digits/{store}-seed{seed}")
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(weights, "known", lambda name: name in there)
@@ -33,7 +33,7 @@ def test_each_network_and_seed_has_a_row(trained):
     study, done = trained
     assert len(spread.rows(study)) == 0
     spread.spread(study, [0, 1])
-    assert done == [("trained", "unet", 1), ("forgotten", "mosaics/unet-seed1"), ("forgotten", "mosaics/fcn-seed1")]
+    assert done == [("trained", "unet", 1), ("forgotten", "digits/unet-seed1"), ("forgotten", "digits/fcn-seed1")]
     rows = spread.rows(study)
     assert rows[["network", "seed"]].to_numpy().tolist() == [["fcn8s", 0], ["unet", 0], ["fcn8s", 1], ["unet", 1]]
     for row in rows.itertuples():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gpcore.companion import studies, weights
-from gpcore.companion.studies import DIGITS, MOSAICS
+from gpcore.companion.studies import CAMVID, DIGITS
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def test_main_tables_are_measured_on_the_larger_split_which_goes_on_after_the_ot
 def test_names_of_stored_weights():
     assert DIGITS.stored_as("fcn8s") == "digits/fcn-seed0"
     assert DIGITS.stored_as("unet", 2) == "digits/unet-seed2"
-    assert MOSAICS.stored_as("at-small") == "mosaics/at-small-seed0"
-    assert MOSAICS.stored_as("fcn8s-context", 1) == "mosaics/fcn8s-context-seed1"
+    assert CAMVID.stored_as("at-small") == "camvid/at-small-seed0"
+    assert CAMVID.stored_as("fcn8s-context", 1) == "camvid/fcn8s-context-seed1"
     with pytest.raises(ValueError, match=r"network: got 'fcn', expected one of fcn32s, .*at-small.*fcn8s-context"):
-        MOSAICS.stored_as("fcn")
+        CAMVID.stored_as("fcn")
 
 
 def test_what_is_unknown_is_named():
-    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, mosaics, camvid"):
+    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
         studies.get("voc")
     with pytest.raises(
         ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn, densenet"
@@ -68,15 +68,15 @@ def test_what_is_unknown_is_named():
 @pytest.mark.parametrize(
     ("needs", "expected"),
     [
-        ([], ["digits", "mosaics", "camvid", "mnist", "cifar10", "photographs"]),
+        ([], ["digits", "camvid", "mnist", "cifar10", "photographs"]),
         (["segmentation"], ["digits", "camvid"]),
         (["scene_labelling"], ["digits", "camvid"]),
         (["segmentation", "few"], ["digits", "camvid"]),
-        (["crfs"], ["digits", "mosaics", "camvid"]),
-        (["refiners", "crfs", "few"], ["mosaics", "camvid"]),
+        (["crfs"], ["digits", "camvid"]),
+        (["refiners", "crfs", "few"], ["digits", "camvid"]),
         (["classification"], ["digits", "mnist", "cifar10"]),
-        (["robust"], ["mosaics", "camvid"]),
-        (["robust", "photographs"], ["mosaics"]),
+        (["robust"], ["digits", "camvid"]),
+        (["robust", "photographs"], ["digits"]),
         (["digits"], ["digits"]),
         (["lectures"], ["photographs"]),
         (["refiner"], []),
@@ -101,9 +101,9 @@ def test_every_task_is_done_by_a_study():
 def test_a_network_is_called_the_same_in_all_studies():
     every = [pair for study in studies.STUDIES.values() for pair in {**study.networks, **study.robust}.items()]
     called = {(name, plan.label, plan.published) for name, plan in every if name in studies.LABELS}
-    assert len(called) == len(studies.LABELS) == 11
+    assert len(called) == len(studies.LABELS) == 10
     assert (studies.LABELS["crfrnn"], studies.PUBLISHED["crfrnn"]) == ("FCN-8s + CRF-RNN", "CRFasRNN-coco")
-    assert studies.LABELS["at-tuned"] == studies.PUBLISHED["at-tuned"] == "AT-tuned"
+    assert studies.LABELS["at-large"] == studies.PUBLISHED["at-large"] == "AT-large"
 
 
 def test_networks_and_settings_are_those_that_are_stored(monkeypatch):

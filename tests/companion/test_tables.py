@@ -11,6 +11,7 @@ from gpcore.companion.report import record, tables
 def test_differences_have_their_sign():
     rows = pd.DataFrame({"gain": [1.234, -1], "low": [-0.8, -2], "high": [1.61, 0]})
     assert tables.signed(rows) == ["+1.23 [-0.80, +1.61]", "-1.00 [-2.00, +0.00]"]
+    assert tables.ranged(rows) == ["1.2 [-0.8, 1.6]", "-1.0 [-2.0, 0.0]"]
 
 
 def test_intervals_are_those_of_their_rows():

@@ -6,7 +6,7 @@ import torch
 from conftest import iou, pairs
 
 from gpcore.companion import measure, tuning
-from gpcore.companion.studies import HANDWRITING, MOSAICS
+from gpcore.companion.studies import DIGITS, HANDWRITING
 
 
 def test_epsilon_is_the_best_on_validation(monkeypatch):
@@ -19,7 +19,7 @@ def test_epsilon_is_the_best_on_validation(monkeypatch):
         return torch.stack([pairs(hits[e]) for e in epsilons])
 
     monkeypatch.setattr(measure, "sweep_counts", counts)
-    tuned = tuning.tune(dataclasses.replace(MOSAICS, epsilons=(0.2, 0.4)), "fcn8s", seed=1)
+    tuned = tuning.tune(dataclasses.replace(DIGITS, epsilons=(0.2, 0.4)), "fcn8s", seed=1)
     assert tuned == {
         "epsilon": 0.2, "val": round(iou(5), 4), "sweep": {"0.2": round(iou(5.5), 4), "0.4": round(iou(5), 4)},
     }  # fmt: skip
@@ -34,8 +34,8 @@ def test_every_layer_and_the_entropy_have_an_epsilon_of_their_own(monkeypatch):
 
     monkeypatch.setattr(tuning, "choose", choose)
     monkeypatch.setattr(tuning, "layer_scale", lambda study, name, layer: {"pool1": 1.26, "pool3": 10}[layer])
-    plan = dataclasses.replace(MOSAICS.networks["fcn8s"], layers=("pool1", "pool3"))
-    study = dataclasses.replace(MOSAICS, epsilons=(0.1, 0.2), crfs=(), networks={"fcn8s": plan}, images={"val": 9})
+    plan = dataclasses.replace(DIGITS.networks["fcn8s"], layers=("pool1", "pool3"))
+    study = dataclasses.replace(DIGITS, epsilons=(0.1, 0.2), crfs=(), networks={"fcn8s": plan}, images={"val": 9})
     assert tuning.tune(study, "fcn8s") == {
         "epsilon": 0.2,
         "val": 50.0,
@@ -63,7 +63,7 @@ def test_choose_passes_its_options_on(monkeypatch):
         lambda *args, **options: asked.append((args[2:], options)) or pairs([5, 6])[:, None],
     )
     options = {"at": "pool1", "signal": "entropy", "images": 7, "seed": 3}
-    assert tuning.choose(MOSAICS, "fcn8s", (0.1,), **options) == (round(iou(5), 4), 0.1, {"0.1": round(iou(6), 4)})
+    assert tuning.choose(DIGITS, "fcn8s", (0.1,), **options) == (round(iou(5), 4), 0.1, {"0.1": round(iou(6), 4)})
     assert asked == [(("val", (0.0, 0.1)), options)]
 
 
@@ -83,7 +83,7 @@ def test_the_scale_of_a_layer_is_its_root_mean_square(study):
 def test_the_best_crf_of_the_best_is_kept(monkeypatch):
     """All on a fifth of the images, then six on all, where another one is best."""
     crfs = tuple({"gaussian": (3, i)} for i in range(8))
-    study = dataclasses.replace(MOSAICS, crfs=crfs)
+    study = dataclasses.replace(DIGITS, crfs=crfs)
     monkeypatch.setattr(tuning, "choose", lambda *args, **options: (50.0, 0.1, {}))
     monkeypatch.setattr(tuning, "layer_scale", lambda *args: 1.0)
     rounds = [[4, 9, 7, 8, 6, 2, 5, 3], [5, 9, 6, 4, 7, 3]]
@@ -108,8 +108,8 @@ def test_a_robust_network_has_a_larger_epsilon_and_no_crf(monkeypatch):
     tried = []
     monkeypatch.setattr(tuning, "choose", lambda *args, **rest: (50.0, tried.extend(args[2]) or 0.1, {"0.1": 50.0}))
     monkeypatch.setattr(measure, "count", lambda *args: pytest.fail("a CRF was tried"))
-    assert tuning.tune(MOSAICS, "at-small") == {"epsilon": 0.1, "val": 50.0, "sweep": {"0.1": 50.0}}
-    assert tried == [0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
+    assert tuning.tune(DIGITS, "at-small") == {"epsilon": 0.1, "val": 50.0, "sweep": {"0.1": 50.0}}
+    assert tried == [*DIGITS.epsilons, 0.032, 0.064, 0.128]
 
 
 def test_a_classifier_is_tuned_by_its_neighbours(monkeypatch):

@@ -28,7 +28,8 @@ def cost_rows(study: Study, network: str, split: str, steps: int, images: int | 
     sizes = sorted({study.tuned(name)["epsilon"], 0.1, 0.5, 1.0})
     inference = inference_counts(study, name, split, sizes, steps, images)
     epsilon = study.epsilon(network)
-    guided = count(study, lambda x, y: guide(alone, x, epsilon, steps=steps).trajectory, split, images)
+    kept = f"renewed {network} {epsilon:g} {steps}"
+    guided = count(study, lambda x, y: guide(alone, x, epsilon, steps=steps).trajectory, split, images, keep=kept)
     measured = [("GP", "GP", guided)]
     measured += [(f"DAE(y), ε {epsilon:g}", "DAE", found) for epsilon, found in zip(sizes, inference, strict=True)]
     for method, kind, found in measured:

@@ -1,13 +1,18 @@
-"""Notebook 23: true regions that a segmentation misses, and those that a refined one brings back or loses."""
+"""Notebooks 21 and 23: the pipelines drawn, and the true regions that a segmentation misses and a refined one finds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from scipy import ndimage
 from torch import Tensor
 
-from gpcore.companion.measure import Answer
+from gpcore.companion.measure import Answer, count_pixels
+from gpcore.companion.report.panels import PAGE, Panel, colour_handles, net_panel, show
 from gpcore.companion.studies import Study
 
 MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
@@ -31,14 +36,69 @@ def region_changes(before: Tensor, after: Tensor, truth: Tensor, void: int) -> d
     return found
 
 
-def region_rows(study: Study, methods: Mapping[str, Answer], split: str, images: int | None = None) -> pd.DataFrame:
-    """`region_changes` of every image under each of some methods, the first being what is before."""
-    found, image = [], 0
+def region_rows(
+    study: Study, methods: Mapping[str, Answer], split: str, images: int | None = None
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """`region_changes` of every image under each of some methods, the first being what is before; and the confusion
+    counts N x K x K of all of them."""
+    found, counts = list[dict[str, Any]](), list[list[Tensor]]()
     for x, labels in study.batches(split, images):
         with torch.no_grad():
-            (_, before), *others = [(name, answer(x).argmax(1)) for name, answer in methods.items()]
+            before, *others = (answer(x).argmax(1) for answer in methods.values())
         for i, truth in enumerate(labels):
-            for name, after in others:
-                found.append({"image": image, "method": name, **region_changes(before[i], after[i], truth, study.void)})
-            image += 1
-    return pd.DataFrame(found)
+            for name, after in zip([*methods][1:], others, strict=True):
+                changes = region_changes(before[i], after[i], truth, study.void)
+                found.append({"image": len(found) // len(others), "method": name, **changes})
+        counts.append([count_pixels(study, predicted, labels) for predicted in (before, *others)])
+    return pd.DataFrame(found), dict(zip(methods, map(torch.cat, zip(*counts, strict=True)), strict=True))
+
+
+def blend(study: Study, y: Tensor, title: str) -> Panel:
+    """A class map K x H x W as the study's colours, mixed by its values: grey where it cannot decide."""
+    colours = torch.tensor(study.colours) / 255
+    return Panel("image", torch.einsum("khw,kc->chw", y, colours), title)
+
+
+def pipelines(study: Study, rows: Mapping[str, Sequence[tuple[Panel, str]]]) -> Figure:
+    """Rows of panels under their titles, joined by arrows; the text beside a panel says what leads from it to the next,
+    "" that nothing does."""
+    widest = max(map(len, rows.values()))
+    figure = plt.figure(figsize=(PAGE, 1.32 * len(rows) + 0.3))
+    cell, line = 1 / widest, 0.93 / len(rows)
+    for number, (title, row) in enumerate(rows.items()):
+        bottom = 1 - (number + 1) * line
+        figure.text(0.005, bottom + 0.9 * line, title, weight="bold")
+        for column, (panel, text) in enumerate(row):
+            left, middle = column * cell, bottom + 0.36 * line
+            show(figure.add_axes((left + 0.005, bottom, 0.72 * cell, 0.72 * line)), panel, study)
+            if text:
+                ends = ((left + 0.75 * cell, middle), (left + 0.99 * cell, middle))
+                figure.add_artist(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=8, color="black"))
+                figure.text(left + 0.87 * cell, middle + 0.03, text, ha="center", va="bottom", fontsize=6)
+    handles = colour_handles(study, ["labels"])
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), columnspacing=0.8, handlelength=1.2)
+    return figure
+
+
+def stages(
+    study: Study, image: Panel, truth: Tensor, h: Tensor, steps: Tensor, learnt: Mapping[str, Tensor]
+) -> dict[str, Sequence[tuple[Panel, str]]]:
+    """What `pipelines` draws as the paper's figures 1 and 2: training by "y" and by "ytrue", each of them given as the
+    map, the corrupted map and what r makes of it, 3 x K x H x W; and inference by its steps, (steps + 1) x K x H x W.
+    """
+    true, last = Panel("labels", truth, "truth"), len(steps) - 1
+
+    def corrupted(source: str) -> list[tuple[Panel, str]]:
+        clean, noisy, back = (
+            blend(study, *pair) for pair in zip(learnt[source], (source, "ỹ", "r(ỹ, h)"), strict=True)
+        )
+        return [(clean, "+ noise"), (noisy, "DAE, h"), (back, "loss"), (true, "")]
+
+    features = Panel("size", h.square().mean(0).sqrt(), "h")
+    shown = [(blend(study, steps[n], f"y after {n}"), "r − y") for n in (0, last // 2, last)]
+    changes = net_panel(steps[0].argmax(0), steps[-1].argmax(0), truth, study.void)
+    return {
+        "Figure 1(a): training DAE(y)": [(image, "network"), *corrupted("y")],
+        "Figure 1(b): training DAE(ytrue)": [(features, ""), *corrupted("ytrue")],
+        "Figure 2: inference": [(image, "network"), *shown[:2], (shown[2][0], "beside y"), (changes, "")],
+    }

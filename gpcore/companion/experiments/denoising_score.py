@@ -71,6 +71,14 @@ def agreement(density: Mixture, scores: Mapping[float, Function], *, seed: int =
     return pd.DataFrame(rows, columns=["sigma", "scores", "cosine", "ratio"])
 
 
+def over_examples(density: Mixture, learned: Mapping[int, Mapping[float, Function]]) -> pd.DataFrame:
+    """The `agreement` with the density's own score, by the number of examples that scores were learned from: rows
+    examples, sigma, cosine, ratio."""
+    parts = {number: agreement(density, scores) for number, scores in learned.items()}
+    rows = pd.concat(parts, names=["examples"]).reset_index("examples")
+    return rows[rows["scores"] == "learned, with the density's"].drop(columns="scores").reset_index(drop=True)
+
+
 def field(grid: Tensor, **scores: Tensor) -> pd.DataFrame:
     """Scores at the N x 2 points of a grid as rows: x, y, u, v, kind."""
     parts = {kind: pd.DataFrame(torch.cat([grid, score], 1), columns=[*"xyuv"]) for kind, score in scores.items()}

@@ -4,17 +4,22 @@ Adversarially Robust Segmentation Models Learn Perceptually-Aligned Gradients, a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy import ndimage
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
-from gpcore import metrics, synthesis
+from gpcore import attacks, metrics, synthesis
 from gpcore.companion.measure import count_pixels
 from gpcore.companion.studies import Study
+from gpcore.untouched import untouched
 
 
 def scaled(values: int, steps: int, share: float = 1.0) -> dict[str, Any]:
@@ -25,12 +30,59 @@ def scaled(values: int, steps: int, share: float = 1.0) -> dict[str, Any]:
     return {"epsilon": 21.6 * factor, "steps": steps, "step_size": 72 * factor / steps}
 
 
+def largest_object(labels: Tensor, void: int) -> Tensor:
+    """The most pixels of labels H x W that hang together and are neither ground, class 0, nor void: H x W, bool."""
+    parts, _ = ndimage.label(((labels > 0) & (labels != void)).numpy())
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return torch.from_numpy(parts == sizes.argmax())
+
+
+def over_part(labels: Tensor, side: int, share: float, void: int) -> tuple[int, int]:
+    """The (top, left) corner of the square of `side` pixels that covers most nearly this share of the largest object's
+    pixels in labels H x W; the first such in reading order."""
+    whole = largest_object(labels, void).double()
+    covered = avg_pool2d(whole[None], side, stride=1)[0] * side**2 / whole.sum()
+    top, left = divmod(int((covered - share).abs().argmin()), covered.shape[1])
+    return top, left
+
+
+def about_object(labels: Tensor, side: int, void: int) -> list[tuple[int, int]]:
+    """Nine (top, left) corners of a square of `side` pixels: its middle at the largest object's, at the middles of the
+    edges of the object's box and at the box's corners, or as near to there as the picture allows."""
+    where = largest_object(labels, void).nonzero()
+    ends = zip(where.amin(0).tolist(), where.amax(0).tolist(), labels.shape, strict=True)
+    places = (
+        [min(max((low * (2 - k) + high * k + 1 - side) // 2, 0), size - side) for k in range(3)]
+        for low, high, size in ends
+    )
+    return list(product(*places))
+
+
 def squares(size: Sequence[int], corners: Sequence[tuple[int, int]], side: int) -> Tensor:
     """Masks N x H x W, True in a square of `side` pixels at each (top, left) corner; `size` is H, W."""
     masks = torch.zeros(len(corners), *size, dtype=torch.bool)
     for mask, (top, left) in zip(masks, corners, strict=True):
         mask[top : top + side, left : left + side] = True
     return masks
+
+
+def windows(
+    images: Tensor, labels: Tensor, corners: Sequence[tuple[int, int]], side: int, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Parts of B x C x H x W images and of their labels B x H x W, `size` pixels high and wide, and the masks of the
+    square holes at `corners`, each in the middle of its part or as near to it as the image's borders allow."""
+    parts = []
+    for image, truth, corner, mask in zip(
+        images, labels, corners, squares(labels.shape[1:], corners, side), strict=True
+    ):
+        top, left = (
+            min(max(start + (side - size) // 2, 0), whole - size)
+            for start, whole in zip(corner, truth.shape, strict=True)
+        )
+        parts.append([each[..., top : top + size, left : left + size] for each in (image, truth, mask)])
+    x, y, holes = (torch.stack(each) for each in zip(*parts, strict=True))
+    return x, y, holes
 
 
 def cut_out(pictures: Tensor, mask: Tensor) -> Tensor:
@@ -47,47 +99,69 @@ def biharmonic(images: Tensor, mask: Tensor) -> Tensor:
 
 
 def quality_rows(found: Mapping[str, Tensor], images: Tensor, mask: Tensor) -> pd.DataFrame:
-    """How near filled images come to the true ones: rows image, method, the hole's root mean square error `error` (of
-    255), the whole picture's psnr (dB) and ssim; and of what was drawn into the hole, which has to be a square,
-    `high`, the share of high frequencies in per cent, and `cosine` with what was missing there."""
-    from torchmetrics.functional import image as quality  # four seconds that few need to wait
-
+    """How near filled images come to the true ones: rows image, method; of all that changed since the hole had the mean
+    colour, `inside`, the share of the squares that lies in the hole, which has to be a square (per cent; NaN where
+    nothing changed); of the hole the root mean square `error` (of 255); and of what was drawn there `high`, the share
+    of high frequencies (per cent), and `cosine` with what was missing."""
     rows, start = [], synthesis.fill(images, mask)
     for method, pictures in found.items():
         drawn, missing = (cut_out(each - start, mask) for each in (pictures, images))
-        values: list[Any] = [
+        values = [
+            100 * drawn.square().flatten(1).sum(1) / (pictures - start).square().flatten(1).sum(1),
             255 * hole_error(pictures, images, mask),
-            quality.peak_signal_noise_ratio(pictures, images, data_range=1.0, reduction="none", dim=(1, 2, 3)),
-            quality.structural_similarity_index_measure(pictures, images, data_range=1.0, reduction="none"),
             100 * high_frequency(drawn),
             torch.cosine_similarity(drawn.flatten(1), missing.flatten(1)),
         ]
         rows += [(image, method, *each) for image, each in enumerate(torch.stack(values, 1).tolist())]
-    return pd.DataFrame(rows, columns=["image", "method", "error", "psnr", "ssim", "high", "cosine"])
+    return pd.DataFrame(rows, columns=["image", "method", "inside", "error", "high", "cosine"])
 
 
-def location_rows(found: Tensor, images: Tensor, labels: Tensor, mask: Tensor) -> pd.DataFrame:
-    """How well one scene's holes, each in another place, were filled: rows top, left, label (the class in the hole's
-    middle), inside (whether the hole shows that class alone), error (of 255), mean_colour, the error before, and
-    cosine, of what was drawn with what was missing."""
-    shown = cut_out(labels.unsqueeze(1), mask)[:, 0]
-    middle = shown[:, shown.shape[1] // 2, shown.shape[2] // 2]
-    drawn, plain = (quality_rows({"": each}, images, mask) for each in (found, synthesis.fill(images, mask)))
-    rows = pd.DataFrame([hole.nonzero()[0].tolist() for hole in mask], columns=["top", "left"])
-    rows["label"] = middle.numpy()
-    rows["inside"] = (shown == middle.view(-1, 1, 1)).flatten(1).all(1).numpy()
-    rows["error"], rows["mean_colour"], rows["cosine"] = drawn["error"], plain["error"], drawn["cosine"]
-    return rows
+def tried_rows(
+    networks: Mapping[str, nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    tried: Iterable[Mapping[str, Any]],
+    steps: int,
+    void: int,
+) -> pd.DataFrame:
+    """`quality_rows` of every setting: a `share` for `scaled`, and options of `synthesis.inpaint`, which the rows name
+    too."""
+    values, rows = images.shape[1] * int(mask[0].sum()), []
+    for setting in tried:
+        options = scaled(values, steps, setting["share"]) | {k: v for k, v in setting.items() if k != "share"}
+        found = {
+            label: synthesis.inpaint(network, images, labels, mask, void=void, **options).images
+            for label, network in networks.items()
+        }
+        rows.append(quality_rows(found, images, mask).assign(**setting))
+    return pd.concat(rows, ignore_index=True)
+
+
+@untouched
+def pull(model: nn.Module, images: Tensor, labels: Tensor, mask: Tensor, *, void: int = 255) -> Tensor:
+    """The norm, B, of the gradient outside the holes of each filled image's cross-entropy, a mean over pixels as
+    `synthesis.inpaint` has it."""
+    gradient = attacks.cross_entropy(model, labels, void=void)(synthesis.fill(images, mask))[1] * ~mask.unsqueeze(1)
+    return attacks.norms(gradient).flatten() / (labels != void).flatten(1).sum(1)
+
+
+def variation(rows: pd.DataFrame, value: str) -> metrics.Interval:
+    """The mean over scenes of the standard deviation of a value over the scene's rows, in terms of their mean."""
+    scenes = rows.groupby("scene")[value]
+    return metrics.mean(torch.tensor((scenes.std() / scenes.mean()).to_numpy()))
 
 
 def judged_rows(study: Study, judge: nn.Module, found: Mapping[str, Tensor], labels: Tensor) -> pd.DataFrame:
     """What a network that had no part in generated pictures recognises in them, in per cent: rows image, method,
-    regions, the classes of the label map which it gives to more of their pixels than any other class, and pixels."""
+    regions, the classes of the label map but for ground, class 0, which it gives to more of their pixels than any other
+    class, and pixels, those of ground included."""
     rows = []
     for method, pictures in found.items():
         with torch.no_grad():
             counts = count_pixels(study, judge(pictures), labels)
         there = counts.sum(2) > 0
+        there[:, 0] = False
         most = there & (counts.argmax(2) == torch.arange(len(study.classes)))
         shares = torch.stack([most.sum(1).double() / there.sum(1), metrics.accuracy(counts.double())], 1)
         rows += [(image, method, *each) for image, each in enumerate((100 * shares).tolist())]

@@ -9,10 +9,11 @@ import torch
 from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor, nn
 
-from gpcore import attacks, metrics, minimal
-from gpcore.companion import measure
-from gpcore.companion.experiments.attacked_networks import Move, attacked_counts
+from gpcore import attacks, metrics
+from gpcore.companion.experiments.attacked_networks import attacked_counts, strongest, told
+from gpcore.companion.measure import Answer
 from gpcore.companion.studies import Attack, Study
+from gpcore.metrics import Interval
 from gpcore.perturb import guide, sweep
 from gpcore.untouched import untouched
 
@@ -26,25 +27,6 @@ def compared(study: Study) -> dict[str, str]:
     return {"Pre": study.standard, **robust}
 
 
-def strongest(network: nn.Module, epsilon: float = 0.0, *, restarts: int = 1, void: int = 255, **options: Any) -> Move:
-    """PGD from several random starts, of which each image keeps the one that leaves most of its pixels wrong.
-
-    Options are those of `attacks.pgd`; with an epsilon of 0 images stay as they are.
-    """
-    options |= {"void": void, "seed": torch.Generator().manual_seed(0)}
-
-    def best(x: Tensor, labels: Tensor) -> Tensor:
-        if not epsilon:
-            return x
-        tried = [attacks.pgd(network, x, labels, epsilon, **options).images for _ in range(restarts)]
-        if restarts == 1:
-            return tried[0]
-        wrong = torch.stack([minimal.fooled(network(each), labels, void=void) for each in tried])
-        return torch.stack(tried)[wrong.argmax(0), torch.arange(len(x))]
-
-    return best
-
-
 def defence_counts(
     study: Study, names: Mapping[str, str], tried: Mapping[str, Mapping[str, Any]], split: str, count: int | None = None
 ) -> dict[tuple[str, str], Tensor]:
@@ -56,7 +38,8 @@ def defence_counts(
     for label, name in names.items():
         network = study.network(name)
         moves = {attack: strongest(network, void=study.void, **options) for attack, options in tried.items()}
-        found |= attacked_counts(study, moves, {label: network}, split, count)
+        keep = told(study, (name, 0), *tried.values())
+        found |= attacked_counts(study, moves, {label: network}, split, count, keep=keep)
     return found
 
 
@@ -69,20 +52,28 @@ def defence_rows(counts: Mapping[tuple[str, str], Tensor]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["network", "attack", "accuracy", "miou", "low", "high"])
 
 
+def marks(counts: Mapping[tuple[str, str], Tensor], label: str, other: str = "Pre") -> dict[str, Interval]:
+    """What a network pays and what it gets, from `defence_counts` of the attacks "standard" and "robust": by how many
+    points of mIoU it lies below the other on clean images, and how many times the other's it keeps under attack."""
+    attacked = (counts["robust", label], counts["robust", other])
+    times = metrics.bootstrap(lambda ours, theirs: metrics.miou(ours) / metrics.miou(theirs), *attacked)
+    return {"points": metrics.gain(counts["standard", label], counts["standard", other]), "times": times}
+
+
 def loss_rows(
     study: Study, names: Mapping[str, str], steps: Sequence[float], split: str, count: int | None = None
 ) -> pd.DataFrame:
-    """The cross-entropy per pixel after one signed step that raises it: rows network, step (of 255), loss (nats)."""
+    """The cross-entropy per pixel after one signed step that raises it, mean over images: rows network, step (of 255),
+    loss (nats) with its interval."""
     rows = []
     for label, name in names.items():
         network, found = study.network(name), []
         for x, y in study.batches(split, count):
             swept = sweep(network, x, [-step / 255 for step in steps], labels=y, bounds=(0.0, 1.0), void=study.void)
-            losses = [nn.functional.cross_entropy(z, y, ignore_index=study.void) for _, z in swept]
-            found.append(torch.stack(losses) * len(x))
-        total = torch.stack(found).sum(0) / len(study.indices(split, count))
-        rows += [(label, *pair) for pair in zip(steps, total.tolist(), strict=True)]
-    return pd.DataFrame(rows, columns=["network", "step", "loss"])
+            every = [nn.functional.cross_entropy(z, y, ignore_index=study.void, reduction="none") for _, z in swept]
+            found.append(torch.stack(every).sum((2, 3)) / (y != study.void).sum((1, 2)))
+        rows += [(label, step, *metrics.mean(each)) for step, each in zip(steps, torch.cat(found, 1), strict=True)]
+    return pd.DataFrame(rows, columns=["network", "step", "loss", "low", "high"])
 
 
 def undone_rows(
@@ -90,18 +81,21 @@ def undone_rows(
 ) -> pd.DataFrame:
     """Whether a guided step, with the epsilon for clean images, undoes PGD of three steps within each epsilon (of 255):
     rows network, epsilon, mIoU of the attacked images, and the step's gain with its interval."""
-
-    def counts(network: nn.Module, move: Move, own: float) -> Tensor:
-        return measure.count(study, lambda x, y: guide(network, move(x, y), own).trajectory, split, count)
-
     rows = []
     for label, name in names.items():
         network, own = study.network(name), study.epsilon(name)
+        answers: dict[str, Answer] = {"before": network, "after": _guided(network, own)}
         for epsilon in epsilons:
-            move = strongest(network, epsilon / 255, steps=3, void=study.void)
-            before, after = counts(network, move, own)
+            options: dict[str, Any] = {"epsilon": epsilon / 255, "steps": 3}
+            move = {epsilon: strongest(network, void=study.void, **options)}
+            keep = f"{told(study, (name, 0), options)} guided {own:g}"
+            before, after = attacked_counts(study, move, answers, split, count, keep=keep).values()
             rows.append((label, epsilon, 100 * metrics.miou(before.sum(0)).item(), *metrics.gain(before, after)))
     return pd.DataFrame(rows, columns=["network", "epsilon", "attacked", "gain", "low", "high"])
+
+
+def _guided(network: nn.Module, epsilon: float) -> Answer:
+    return lambda x: guide(network, x, epsilon).after
 
 
 def edges(images: Tensor) -> Tensor:
@@ -123,14 +117,35 @@ def alignment(network: nn.Module, images: Tensor, labels: Tensor, reference: Ten
     return torch.cosine_similarity(found, wanted)
 
 
-def alignment_rows(study: Study, names: Mapping[str, str], split: str, count: int | None = None) -> pd.DataFrame:
-    """Every network's gradient beside its robustness: rows network, alignment with the images' `edges` (mean over
-    images, with its interval), clean and robust mIoU (per cent; PGD as in adversarial training)."""
-    tried: dict[str, dict[str, Any]] = {"standard": {}, "robust": ADVERSARY}
-    counts, rows = defence_counts(study, names, tried, split, count), []
+def alignments(study: Study, names: Mapping[str, str], split: str, count: int | None = None) -> dict[str, Tensor]:
+    """The `alignment` of every network's gradients with the images' `edges`, N each, by label."""
+    batches, found = [*study.batches(split, count)], dict[str, Tensor]()
     for label, name in names.items():
         network = study.network(name)
-        parts = [alignment(network, x, y, edges(x), void=study.void) for x, y in study.batches(split, count)]
+        found[label] = torch.cat([alignment(network, x, y, edges(x), void=study.void) for x, y in batches])
+    return found
+
+
+def alignment_rows(aligned: Mapping[str, Tensor], counts: Mapping[tuple[str, str], Tensor]) -> pd.DataFrame:
+    """Every network's alignment, mean over images with its interval, beside its mIoU as it is and attacked (per cent),
+    from `defence_counts`: rows network, alignment, low, high, and one column for each attack."""
+    tried = list(dict.fromkeys(attack for attack, _ in counts))
+    rows = []
+    for label, each in aligned.items():
         scores = (100 * metrics.miou(counts[attack, label].sum(0)).item() for attack in tried)
-        rows.append((label, *metrics.mean(torch.cat(parts)), *scores))
+        rows.append((label, *metrics.mean(each), *scores))
     return pd.DataFrame(rows, columns=["network", "alignment", "low", "high", *tried])
+
+
+def rank_correlation(aligned: Sequence[Tensor], counts: Sequence[Tensor]) -> Interval:
+    """Spearman's correlation over M networks of their alignment, N each, with their mIoU from N x K x K counts.
+
+    The interval is over images, on which both are measured: the networks stay the same.
+    """
+
+    def spearman(total: Tensor, *matrices: Tensor) -> Tensor:
+        both = torch.stack([total, metrics.miou(torch.stack(matrices, -3))])
+        first, second = both.argsort(-1).argsort(-1).double() - (len(counts) - 1) / 2  # ranks about their mean
+        return torch.cosine_similarity(first, second, -1)
+
+    return metrics.bootstrap(spearman, torch.stack([*aligned], 1), *counts)

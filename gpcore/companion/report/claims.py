@@ -82,10 +82,9 @@ def judged(identity: str, numbers: Numbers) -> Judged:
     if missing := [name for name, value in named(numbers).items() if value != value]:
         raise ValueError(f"claim {identity}: {', '.join(missing)} is not a number")
     got = f"claim {identity}: got numbers {', '.join(numbers)}"
-    counted = identity != "ROB-07"  # whose `images` are per cent of them
     try:
-        found = CRITERIA[identity]({name: n for name, n in numbers.items() if name != "images" or not counted})
-        if counted and numbers.get("images", FEWEST) < FEWEST:
+        found = CRITERIA[identity]({name: n for name, n in numbers.items() if name != "images"})
+        if numbers.get("images", FEWEST) < FEWEST:
             return Judged("not run", "too few images")
     except KeyError as name:
         raise ValueError(f"{got}, but no {name}") from name

@@ -39,6 +39,12 @@ def _above(number: Interval, least: float = 0.0) -> Outcome:
     return Outcome(True if low > least else False if high <= least else None, p)
 
 
+def _below(number: Interval, most: float) -> Outcome:
+    """Whether a quantity is below `most`, as `_above` has it."""
+    value, low, high = number
+    return _above(Interval(-value, -high, -low), -most)
+
+
 def _above_zero(n: Numbers, *names: str) -> Outcome:
     """Whether each n[name] > 0, by its interval; there must be some."""
     if not names:
@@ -120,26 +126,30 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome | bool | str]] = {
     "DAE-02": lambda n: _above_zero(n, "gain"),
     "DAE-03": lambda n: _above_zero(n, "difference"),
     "DAE-04": lambda n: _above_zero(n, "over_crf", "over_context", "over_crfrnn"),
-    "DAE-05": lambda n: _above_zero(n, "difference"),
-    "DAE-06": lambda n: n["worst_class"] >= 0,
-    "DAE-07": lambda n: n["pole"] < 0,
-    "DAE-08": lambda n: n["spread"] < 0.5 and n["in_order"] == 1,
-    "DAE-09": lambda n: n["sigma_truth"] > n["sigma_y"],
+    "DAE-05": lambda n: _above_zero(n, "difference"),  # of the base with the lower mIoU, minus that of the higher
+    "DAE-06": lambda n: _all(n["surely_lose"] == 0, n["worst_class"] >= -0.1),
+    "DAE-07": lambda n: _above_zero(n, "pole_loss"),
+    "DAE-08": lambda n: _all(_below(n["spread"], 0.5), n["in_order"] == 1),
+    "DAE-09": lambda n: _all(n["sigma_truth"] > n["sigma_y"], min(n["tried_truth"], n["tried_y"]) >= 4),
     "DAE-10": lambda n: _above_zero(n, "difference"),
     "DAE-11": lambda n: _above_zero(n, "difference"),
-    "ROB-01": lambda n: n["robust"] <= 0.2 * n["standard"],
-    "ROB-02": lambda n: n["rb"] > 2 * n["pre"],
+    "ROB-01": lambda n: _above_zero(n, "share_minus_robust"),  # .2 x the standard mIoU - the robust one
+    "ROB-02": lambda n: _above_zero(n, "rb_minus_twice_pre"),
     "ROB-03": lambda n: _above_zero(n, "at_over_rb"),
     "ROB-04": lambda n: _above_zero(n, "pre_over_at"),
     "ROB-05": lambda n: _above_zero(n, "bim_over_fgsm", "pgd_over_bim"),
-    "ROB-06": lambda n: n["share"] > 25,  # per cent of the white-box drop
-    "ROB-07": lambda n: n["images"] >= 50,
-    "ROB-08": lambda n: _reaches(n["data_free"], 2, n["noise"]) and n["data_free"] > 0,
-    "ROB-09": lambda n: _all(n["at_below_pre"] >= 80, n["high_pre"] > 2 * n["high_at"]),  # per cent
-    "ROB-10": lambda n: _above_zero(n, "pre_over_rb", "rb_over_at"),
-    "ROB-11": lambda n: n["variation"] > 0.25,
+    "ROB-06": lambda n: _above(n["share"], 25),  # per cent of the white-box drop
+    "ROB-07": lambda n: _all(_above(n["answers"], 50), _above_zero(n, "drop_minus_half_pgd")),  # per cent; points
+    "ROB-08": lambda n: _above_zero(n, "answers_minus_twice_random", "drop_minus_twice_random"),
+    "ROB-09": lambda n: _all(
+        _above(n["inside"], 90),  # per cent of the squared change, the least of all networks
+        _above(n["at_below_pre"], 80),  # per cent of the images
+        _above_zero(n, "high_pre_minus_twice_at"),
+    ),
+    "ROB-10": lambda n: _all(*(_above(n[name], 1) for name in ("pre_over_rb", "rb_over_at"))),  # grey levels
+    "ROB-11": lambda n: _above(n["variation"], 0.25),  # the mean over scenes
     "ROB-12": lambda n: _above_zero(n, "at_over_chance", "at_over_pre"),
-    "ROB-13": lambda n: n["correlation"] > 0.6,
+    "ROB-13": lambda n: _above(n["correlation"], 0.6),
     "LEC-01": lambda n: (n["score"], n["nudged"], n["p"], n["p_nudged"]) == (-3, 2, 0.0474, 0.881),
     "LEC-02": lambda n: _above_zero(n, "by_size"),  # halvings of the nudge per doubling of the dimensions
     "LEC-03": lambda n: _above_zero(n, "difference"),

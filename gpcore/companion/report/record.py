@@ -22,22 +22,26 @@ class Record:
 
     Opening a record sets the style of figures and tables. `parameters` are the notebook's own, kept in
     `provenance.json` beside package versions and the hashes of the `weights` that it uses, named by networks and
-    refiners of the study; nothing there changes from run to run.
+    refiners of the study, or as (name, seed) where it is another training's; nothing there changes from run to run.
     """
 
-    def __init__(self, notebook: str, study: Study, *, weights: Collection[str] = (), **parameters: Any) -> None:
+    def __init__(
+        self, notebook: str, study: Study, *, weights: Collection[str | tuple[str, int]] = (), **parameters: Any
+    ) -> None:
         panels.use_style()
         pd.set_option("display.max_colwidth", None)
         self.study, self.claims = study, dict[str, dict[str, str]]()
         self.folder = paths.FIGURES / study.name / notebook
         self.folder.mkdir(parents=True, exist_ok=True)
+        pairs = [(each, 0) if isinstance(each, str) else each for each in weights]
+        used = {name + f", seed {seed}" * (seed > 0): (name, seed) for name, seed in pairs}
         provenance = {
             "notebook": notebook,
             "study": study.name,
             "parameters": parameters,
             "images": dict(study.images),
-            "weights": {name: info(study.stored_as(name))["files"] for name in weights},
-            "epsilon": {name: study.epsilon(name) for name in weights if name not in study.refiners},
+            "weights": {label: info(study.stored_as(*each))["files"] for label, each in used.items()},
+            "epsilon": {name: study.epsilon(name) for name in used if name in {**study.networks, **study.robust}},
             "device": "cpu",
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }

@@ -51,6 +51,11 @@ def signed(rows: pd.DataFrame) -> list[str]:
     return [f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" for value, low, high in rows.itertuples(index=False)]
 
 
+def ranged(rows: pd.DataFrame) -> list[str]:
+    """Values with their intervals, three columns: "47.5 [44.1, 50.2]"."""
+    return [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in rows.itertuples(index=False)]
+
+
 def gain_rows(
     measured: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]], epsilons: Mapping[str, float]
 ) -> pd.DataFrame:

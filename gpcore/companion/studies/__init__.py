@@ -10,7 +10,6 @@ from gpcore.companion.studies.camvid import CAMVID
 from gpcore.companion.studies.classification import CIFAR10, HANDWRITING, MNIST
 from gpcore.companion.studies.digits import DIGITS, SCENES, STAGES
 from gpcore.companion.studies.lectures import PHOTOGRAPHS
-from gpcore.companion.studies.mosaics import MOSAICS
 from gpcore.companion.studies.study import POOLS, Attack, Data, Network, Recipe, Refiner, Study
 
 __all__ = [
@@ -28,7 +27,7 @@ __all__ = [
     "suited",
 ]
 
-_EVERY = (DIGITS, SCENES, STAGES, MOSAICS, CAMVID, HANDWRITING, MNIST, CIFAR10, PHOTOGRAPHS)
+_EVERY = (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10, PHOTOGRAPHS)
 STUDIES = {each.name: each for each in _EVERY}
 _LABELLED = {
     name: network

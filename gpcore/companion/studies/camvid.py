@@ -8,6 +8,7 @@ from gpcore.companion.studies import parts
 from gpcore.companion.studies.study import Attack, Network, Recipe, Study
 from gpcore.datasets import camvid
 from gpcore.denoise import DAE
+from gpcore.networks.context import ContextModule
 from gpcore.networks.deeplab import deeplab_vgg16
 from gpcore.networks.densenet import fc_densenet_small
 from gpcore.networks.fcn import fcn_vgg16
@@ -38,6 +39,13 @@ _DENOISING: dict[str, Any] = {
 }
 # as many steps, without a pass of the slower network through mirrored images
 _DENSE = _DENOISING | {"recipe": replace(_DENOISING["recipe"], epochs=32, samples=367, mirror=False)}
+
+
+def _short(learning: dict[str, Any]) -> dict[str, Any]:
+    """A quarter of the epochs: the context module starts as the identity."""
+    return learning | {"recipe": replace(learning["recipe"], epochs=learning["recipe"].epochs // 4)}
+
+
 # h four pixels apart instead of sixteen: it can place an edge
 _DAE = partial(DAE, widths=(16, 32, 64, 96, 128, 128), skips=True, identity=8, join=2, switches=False)
 # other heads on FCN-8s' trunk, which stays as it is: minutes of training, and a few MB of weights of their own
@@ -70,7 +78,7 @@ CAMVID = Study(
     crfs=parts.crfs((40, 80), (5, 13)),
     few=6,
     refiners={
-        **parts.context("fcn8s", **_DENOISING),
+        **parts.once("fcn8s", "context", ContextModule, **_short(_DENOISING)),
         **parts.daes(
             "fcn8s",
             "pool2",
@@ -79,7 +87,7 @@ CAMVID = Study(
             "-pool2-upsampled",
             **_DENOISING,
         ),
-        **parts.context("densenet", **_DENSE),
+        **parts.once("densenet", "context", ContextModule, **_short(_DENSE)),
         **parts.daes(
             "densenet",
             "down2",

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from gpcore.companion.studies.study import POOLS, Network, Recipe, Refiner
-from gpcore.networks.context import ContextModule
 from gpcore.networks.crfrnn import CRFRNN
 
 Build = Callable[[int], nn.Module]
@@ -47,11 +46,9 @@ def crfs(
     )
 
 
-def context(network: str, **learning: Any) -> dict[str, Refiner]:
-    """The context module, which is put on once; a quarter of the epochs will do, since it starts as the identity."""
-    recipe = replace(learning["recipe"], epochs=learning["recipe"].epochs // 4)
-    once: dict[str, Any] = {**learning, "recipe": recipe, "epsilons": (1.0,), "steps": 1}
-    return {f"{network}-context": Refiner(network, None, ContextModule, **once)}
+def once(network: str, name: str, build: Build, **learning: Any) -> dict[str, Refiner]:
+    """A rival of the DAEs that sees the image, and is put on once."""
+    return {f"{network}-{name}": Refiner(network, None, build, **learning | {"epsilons": (1.0,), "steps": 1})}
 
 
 def daes(
