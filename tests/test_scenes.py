@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from gpcore.datasets import scenes
+from gpcore.datasets.crops import Crops
 from gpcore.datasets.handwriting import EXAMPLES, handwriting
-from gpcore.datasets.scenes import CLASSES, COLOURS, GROUNDS, SCENE_CLASSES, SCENE_COLOURS, VOID, Crops, Scenes, scene
+from gpcore.datasets.scenes import CLASSES, COLOURS, GROUNDS, SCENE_CLASSES, SCENE_COLOURS, VOID, Scenes, scene
 
 
 @pytest.fixture(scope="module")

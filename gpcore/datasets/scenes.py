@@ -84,31 +84,6 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
         return found.image.clone(), (found.finer if self.finer else found.labels).clone()
 
 
-class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Crops of labelled pictures, `each` of every one, as (3 x 64 x 64 image, int64 class of the pixel in its middle).
-
-    A crop's class is one that the picture shows, all of them alike often; place and class are a pure function of the
-    index.
-    """
-
-    size = 64
-
-    def __init__(self, pictures: Dataset[tuple[Tensor, Tensor]], each: int = 4) -> None:
-        self.pictures, self.each = pictures, each
-
-    def __len__(self) -> int:
-        return self.each * len(self.pictures)  # type: ignore[arg-type]  # torch's Dataset declares no length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, labels = self.pictures[index // self.each]
-        rng, half = np.random.default_rng(index), self.size // 2
-        middles = labels[half : 1 - half, half : 1 - half]
-        known = middles[middles != VOID].unique()
-        places = (middles == known[int(rng.integers(len(known)))]).nonzero()
-        top, left = places[int(rng.integers(len(places)))].tolist()
-        return image[:, top : top + self.size, left : left + self.size], middles[top, left]
-
-
 @functools.lru_cache(maxsize=512)  # notebooks come back to the same few hundred
 def scene(split: str, index: int, seed: int = 0) -> Scene:
     """All that is known of one scene."""

@@ -16,9 +16,7 @@ from gpcore.companion.studies import Study
 Counts = Mapping[str, tuple[list[int], Tensor]]  # by method: iterations, and counts I x N x K x K after each
 CRF = "CRF"
 SOME = (1, 2, 3, 5, 10, 20, 50)  # iterations of the CRF
-FURTHER = (
-    2.5  # as many whole steps lead nearly all of the way: r of a y that does not move is reached but for exp(-2.5)
-)
+FURTHER = 2.5  # whole steps: they lead to an r that stays where it is, but for exp(-2.5) of the way
 
 
 def iterations(epsilon: float) -> int:
@@ -38,11 +36,9 @@ def iteration_counts(study: Study, network: str, split: str, images: int | None 
             y, left = start, iterations(epsilon)
             yield y
             while left:  # by tens, so that memory holds
-                found = denoise.iterative_inference(
-                    denoise.given(module, h), y, epsilon, steps=min(left, 10)
-                ).trajectory
-                yield from found[1:]
-                y, left = found[-1], left - len(found) + 1
+                found = denoise.iterative_inference(denoise.given(module, h), y, epsilon, steps=min(left, 10))
+                yield from found.trajectory[1:]
+                y, left = found.trajectory[-1], left - len(found.residuals)
         yield from (with_crf(start.log(), x, crf) for crf in crfs)
 
     counts = count(few, answers, split, images, keep=f"iterations {name} {study.tuned(network)['crf']}")

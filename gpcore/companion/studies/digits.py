@@ -9,6 +9,7 @@ from gpcore import paths
 from gpcore.companion.studies import parts
 from gpcore.companion.studies.study import POOLS, Attack, Data, Network, Recipe, Study
 from gpcore.datasets import scenes
+from gpcore.datasets.crops import Crops
 from gpcore.datasets.kept import Kept
 from gpcore.denoise import DAE
 from gpcore.networks.context import ContextModule
@@ -103,7 +104,7 @@ DIGITS = Study(
             crop_classifier,
             "backbone",
             replace(_RECIPE, epochs=8, samples=9600, batch=64, attack=_CROPS),
-            dataset=lambda split: scenes.Crops(_scenes(split)),
+            dataset=lambda split: Crops(_scenes(split)),
         ),
         # frozen: its robustness is the backbone's
         Network(fcn_small, "rb", replace(_RECIPE, epochs=4, frozen=("conv",)), start="backbone", label="RB"),
