@@ -45,6 +45,7 @@ lab: $(READY) ## open JupyterLab on the notebooks
 
 train: $(READY) ## train the networks of a study again  [STUDY=digits]
 	$(BIN)/python -m gpcore.companion.training $(or $(STUDY),digits)
+	$(if $(filter digits,$(or $(STUDY),digits)),$(BIN)/python -m gpcore.companion.experiments.instances_training)
 
 data: $(READY) ## fetch real data; CAMVID=/your/copy uses your own
 	$(BIN)/python -m gpcore.datasets.fetch $(if $(CAMVID),--from "$(CAMVID)")

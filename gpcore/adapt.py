@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import affine_grid, grid_sample, interpolate, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gpcore.checks import expect, logits_of
@@ -20,11 +20,13 @@ class View:
     """A change of B x C x H x W images that can be undone in what the model answers; fields apply in this order.
 
     `shift` moves the picture right and down by so many pixels (left and up if negative), what comes in is reflected;
-    `flip` swaps left and right; `scale` resizes bilinearly.
+    `flip` swaps left and right; `turn` is by degrees against the clock about the middle, what comes in is reflected;
+    `scale` resizes. Both last are bilinear.
     """
 
     shift: int = 0
     flip: bool = False
+    turn: float = 0.0
     scale: float = 1.0
 
     def apply(self, images: Tensor) -> Tensor:
@@ -34,6 +36,8 @@ class View:
             images = pad(images, [border] * 4, mode="reflect")[..., start : start + height, start : start + width]
         if self.flip:
             images = images.flip(-1)
+        if self.turn:
+            images = turned(images, self.turn, "reflection")
         size = max(1, round(self.scale * height)), max(1, round(self.scale * width))
         return images if size == (height, width) else interpolate(images, size, mode="bilinear")
 
@@ -43,8 +47,22 @@ class View:
             return logits.log_softmax(1)
         if logits.shape[2:] != tuple(size):
             logits = interpolate(logits, (size[0], size[1]), mode="bilinear")
+        if self.turn:
+            seen = turned(torch.ones_like(logits[:1, :1]), -self.turn, "zeros") > 1 - 1e-4
+            logits = turned(logits, -self.turn, "border").log_softmax(1).masked_fill(~seen, -math.inf)
+        else:
+            logits = logits.log_softmax(1)
         logits = logits.flip(-1) if self.flip else logits
-        return pad(logits.log_softmax(1), [-self.shift, self.shift] * 2, value=-math.inf)
+        return pad(logits, [-self.shift, self.shift] * 2, value=-math.inf)
+
+
+def turned(maps: Tensor, degrees: float, beyond: str) -> Tensor:
+    """B x C x H x W maps turned against the clock about their middle, bilinearly; `beyond` pads as in `grid_sample`."""
+    height, width = maps.shape[-2:]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = maps.new_tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]])  # of unit squares
+    grid = affine_grid(turn.expand(len(maps), 2, 3), [*maps.shape], align_corners=False)
+    return grid_sample(maps, grid, padding_mode=beyond, align_corners=False)
 
 
 VIEWS = {

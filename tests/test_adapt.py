@@ -278,3 +278,49 @@ def test_tent_reads_the_named_output_and_skips_layers_it_does_not_reach() -> Non
 def test_what_tent_cannot_adapt(model: nn.Module, rate: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Tent(model, rate=rate)
+
+
+def test_a_turn_is_against_the_clock_and_its_inverse_exact() -> None:
+    """A bright pixel right of the middle goes up; a slope, where bilinear sampling is exact, comes back as it was."""
+    spot = torch.zeros(1, 1, 41, 61)
+    spot[..., 20, 50] = 1
+    assert divmod(int(View(turn=30).apply(spot).argmax()), 61) == (10, 47)  # 20 sin 30, 20 cos 30 from (20, 30)
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
+    slope = (0.3 * rows - 0.2 * columns).double().expand(1, 1, 40, 60)
+    for degrees in (10.0, -25.0, 90.0):
+        view = View(turn=degrees)
+        back = view.undo(torch.cat([view.apply(slope), torch.zeros_like(slope)], 1), (40, 60))
+        log_odds, seen = back[:, :1] - back[:, 1:], back[:, :1].isfinite()
+        inside = seen.clone()
+        inside[..., [0, 1, -2, -1], :] = inside[..., [0, 1, -2, -1]] = False  # neighbours there came from outside
+        close(log_odds[inside], slope[inside])
+        middle = torch.hypot(rows - 19.5, columns - 29.5) < 19
+        assert seen[0, 0][middle].all() and not seen.all()
+
+
+def test_a_turn_of_the_logits_alone_is_left_out_where_it_saw_nothing() -> None:
+    model, images = pointwise(), torch.rand(2, 3, 1, 1).double().expand(2, 3, 12, 15)
+    views = (View(), View(turn=20, flip=True), View(turn=-45, scale=1.3))
+    close(augmented(model, images, views), model(images).log_softmax(1))
+
+
+def test_views_are_undone_in_the_reverse_of_the_order_in_which_they_apply() -> None:
+    """Moved, mirrored, turned and rescaled, a slope comes back in place."""
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
+    slope = (0.3 * rows - 0.2 * columns).double().expand(1, 1, 40, 60)
+    view = View(shift=3, flip=True, turn=15, scale=2)
+    seen = view.apply(slope)
+    back = view.undo(torch.cat([seen, torch.zeros_like(seen)], 1), (40, 60))
+    log_odds, inside = back[:, :1] - back[:, 1:], torch.hypot(rows - 19.5, columns - 29.5) < 14
+    close(log_odds[0, 0][inside], slope[0, 0][inside], 1e-3)
+
+
+def test_scales_have_exact_inverses() -> None:
+    """Of a slope, but for the pixels whose neighbours are the image's border."""
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
+    slope = (0.3 * rows - 0.2 * columns).double().expand(1, 1, 40, 60)
+    for scale in (0.8, 1.25, 2):
+        view = View(scale=scale)
+        seen = view.apply(slope)
+        back = view.undo(torch.cat([seen, torch.zeros_like(seen)], 1), (40, 60))
+        close((back[:, :1] - back[:, 1:])[..., 2:-2, 2:-2], slope[..., 2:-2, 2:-2])

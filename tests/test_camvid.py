@@ -1,4 +1,5 @@
 import io
+import itertools
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from gpcore import paths
-from gpcore.datasets.camvid import CLASSES, COLOURS, SIZES, VOID, CamVid
+from gpcore.datasets.camvid import CLASSES, COLOURS, SEQUENCES, SIZES, VOID, CamVid
 from gpcore.datasets.fetch import DIGEST
 
 LAID_OUT = pytest.mark.skipif(not (paths.DATA / "camvid").is_dir(), reason="CamVid is not laid out")
@@ -155,3 +156,11 @@ def test_real_validation_frames_have_the_counted_class_shares() -> None:
     assert abs(100 * counts[VOID].item() / counts.sum().item() - 1.70) < 0.01
     image = data[0][0]
     assert image.shape == (3, 360, 480) and image.max() <= 1 and image.std() > 0.1
+
+
+@LAID_OUT
+@pytest.mark.parametrize("split", SIZES)
+def test_sequences_end_where_the_frames_names_change(split: str) -> None:
+    videos = [image.name.split("_")[0] for image, _ in CamVid(split).files]
+    runs = [len([*run]) for _, run in itertools.groupby(videos)]
+    assert tuple(runs) == SEQUENCES[split]

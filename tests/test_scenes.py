@@ -7,7 +7,17 @@ import torch
 from gpcore.datasets import scenes
 from gpcore.datasets.crops import Crops
 from gpcore.datasets.handwriting import EXAMPLES, handwriting
-from gpcore.datasets.scenes import CLASSES, COLOURS, GROUNDS, SCENE_CLASSES, SCENE_COLOURS, VOID, Scenes, scene
+from gpcore.datasets.scenes import (
+    CLASSES,
+    COLOURS,
+    GROUNDS,
+    SCENE_CLASSES,
+    SCENE_COLOURS,
+    VOID,
+    Instances,
+    Scenes,
+    scene,
+)
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +176,18 @@ def test_errors():
         Scenes("dev", 3)
     with pytest.raises(IndexError, match="index: got 3, expected 0 <= index < 3"):
         Scenes("val", 3)[3]
+
+
+def test_instances_hold_number_and_label(some):
+    image, coded = Instances("train", 40)[7]
+    found, known = some[7], some[7].labels != VOID
+    assert torch.equal(image, found.image) and torch.equal(coded // 16, found.instances)
+    assert torch.equal(coded[known] % 16, found.labels[known])
+    assert coded.max() < 256  # as `Kept` asks
+
+
+def test_an_object_of_contours_alone_is_ground(monkeypatch):
+    labels = torch.tensor([[VOID, VOID, 4, VOID]])
+    made = scenes.Scene(torch.rand(3, 1, 4), labels, labels, torch.tensor([[1, 1, 2, 2]]))
+    monkeypatch.setattr(scenes, "scene", lambda *_: made)
+    assert Instances("train", 1)[0][1].tolist() == [[0, 0, 36, 36]]

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +23,7 @@ from gpcore.untouched import hooked
 SAME = 0.002  # the share of a batch's pixels that another machine may answer otherwise; a guided step changes 2 %
 # the same of how many are right after many steps of an attack: rounding by 1e-7 moves that by up to .07 of an image
 CHAOTIC = 0.1
+OFTEN = 60  # seconds after which what is measured so far is kept
 T = TypeVar("T")
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
 Answers = Callable[[Tensor, Tensor], Iterable[Tensor]]  # from images and their labels B x H x W to several such scores
@@ -39,20 +41,54 @@ def count(
     """Confusion counts of each of A answers to a split's images, A x N x K x K; nothing keeps a graph meanwhile.
 
     What was measured once under the name `keep` is read from data/counts, if the first batch, which is always measured
-    anew, agrees with what is kept there; else everything is measured anew. The runner's --record keeps it. Where small
-    differences between machines grow, as in strong attacks, `chaotic` has them agree in how many pixels are right only.
+    anew, agrees with what is kept there; else everything is measured anew. The runner's --record keeps it, and of long
+    measurements what there is every minute, from which an interrupted one goes on. Where small differences between
+    machines grow, as in strong attacks, `chaotic` has them agree in how many pixels are right only. Where the images
+    are not to be had, what is kept is taken as it is.
     """
-    parts = list[list[Tensor]]()
     file = kept_in(study, f"{keep} {split} {len(study.indices(split, images))}") if keep else None
+    if file and file.is_file() and _absent(study, split):
+        return _read(file)
+    parts, seen, saved = list[Tensor](), 0, time.monotonic()
+    unfinished = file.with_suffix(".part.npz") if file else None
     with torch.no_grad():
         for x, y in study.batches(split, images):
-            parts.append([count_pixels(study, scores, y) for scores in answers(x, y)])
-            if file and len(parts) == 1 and (known := _known(file, torch.stack(parts[0]), chaotic)) is not None:
+            seen += len(x)
+            if parts and seen <= sum(part.shape[1] for part in parts):
+                continue  # an interrupted measurement has them
+            parts.append(torch.stack([count_pixels(study, scores, y) for scores in answers(x, y)]))
+            if not file or not unfinished:
+                continue
+            if len(parts) == 1 and (known := _known(file, parts[0], chaotic)) is not None:
                 return known
-    found = torch.stack([torch.cat(each) for each in zip(*parts, strict=True)])
-    if file:
-        keep_in(file, found.numpy().astype(np.min_scalar_type(int(found.max()))))
+            if len(parts) == 1 and (known := _known(unfinished, parts[0], chaotic)) is not None:
+                parts = [known]
+            if time.monotonic() - saved > OFTEN:
+                keep_in(unfinished, _smallest(torch.cat(parts, 1)))
+                saved = time.monotonic()
+    found = torch.cat(parts, 1)
+    if file and unfinished:
+        keep_in(file, _smallest(found))
+        unfinished.unlink(missing_ok=True)
     return found
+
+
+def _absent(study: Study, split: str) -> bool:
+    """Whether the images are not on this machine, as photographs may be that are not ours to publish."""
+    try:
+        study.dataset(split)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _read(file: Path) -> Tensor:
+    return torch.from_numpy(np.load(file)["counts"].astype(np.int64))
+
+
+def _smallest(counts: Tensor) -> np.ndarray[Any, Any]:
+    """Counts in as few bits as the largest needs."""
+    return counts.numpy().astype(np.min_scalar_type(int(counts.max())))
 
 
 def keep_in(file: Path, array: np.ndarray[Any, Any]) -> None:
@@ -74,7 +110,7 @@ def _known(file: Path, first: Tensor, chaotic: bool) -> Tensor | None:
     """The counts kept in `file` if those of their first images are `first`, but for a few pixels: machines differ."""
     if not file.is_file():
         return None
-    known = torch.from_numpy(np.load(file)["counts"].astype(np.int64))
+    known = _read(file)
     if known.shape[0] != len(first) or known.shape[1] < first.shape[1] or known.shape[2:] != first.shape[2:]:
         return None
     change, pixels = known[:, : first.shape[1]] - first, first.sum((1, 2, 3))
@@ -99,6 +135,20 @@ def answer_counts(
         return (answer(z) for z in [change(x)] for answer in answers.values())
 
     return dict(zip(answers, count(study, changed, split, images, keep=keep), strict=True))
+
+
+def by_block(study: Study, split: str, counts: Tensor, frames: int = 10) -> Tensor:
+    """What a bootstrap may resample: counts N x ... of independent images as they are, of a video's summed over blocks
+    of so many consecutive frames of one sequence, since neighbours resemble each other."""
+    if split not in study.sequences:
+        return counts
+    ends = np.cumsum(study.sequences[split])
+    where = np.array(study.indices(split, len(counts)))
+    sequence = np.searchsorted(ends, where, side="right")
+    block = (where - (ends - study.sequences[split])[sequence]) // frames
+    _, units = np.unique(np.stack([sequence, block]), axis=1, return_inverse=True)
+    summed = counts.new_zeros(units.max() + 1, *counts.shape[1:])
+    return summed.index_add(0, torch.from_numpy(units.reshape(-1)), counts)
 
 
 def guided_counts(

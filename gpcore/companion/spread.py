@@ -7,7 +7,7 @@ again, do not.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
@@ -32,23 +32,37 @@ def rows(study: Study) -> pd.DataFrame:
 
 
 def spread(study: Study, seeds: Sequence[int], only: Sequence[str] = ()) -> None:
-    """Adds the rows that are missing, of all networks or of those kept in the stores `only`, training networks whose
-    weights are not there, and keeps none but seed 0's."""
+    """Adds the rows that are missing, of all networks or of those kept in the stores `only`."""
     file = paths.COUNTS / study.name / "seeds.csv"
+
+    def missing(name: str, seed: int) -> bool:
+        known = rows(study)
+        return not ((known["network"] == name) & (known["seed"] == seed)).any()
+
+    for name, seed in trained(study, seeds, missing, only):
+        row = pd.DataFrame([{"network": name, "seed": seed} | measured(study, name, seed)])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = pd.concat([known, row]) if len(known := rows(study)) else row
+        found.sort_values(["seed", "network"]).to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def trained(
+    study: Study, seeds: Sequence[int], missing: Callable[[str, int], bool], only: Sequence[str] = ()
+) -> Iterator[tuple[str, int]]:
+    """Networks and seeds of which something is `missing`, each when it is trained; whoever measures it does so then.
+
+    Networks whose weights are not there are trained; of weights that were not there before, none but seed 0's stay.
+    """
     for seed in seeds:
+        made = []
         for name, plan in study.networks.items():
-            known = rows(study)
-            if only and plan.store not in only:
-                continue
-            if ((known["network"] == name) & (known["seed"] == seed)).any():
+            if (only and plan.store not in only) or not missing(name, seed):
                 continue
             if not weights.known(study.stored_as(name, seed)):
                 training.train(study, plan.store, seed)
-            row = pd.DataFrame([{"network": name, "seed": seed} | measured(study, name, seed)])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            found = pd.concat([known, row]) if len(known) else row
-            found.sort_values(["seed", "network"]).to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
-        for name in [*study.networks][::-1] if seed else []:  # later ones may build on earlier ones
+                made.append(name)
+            yield name, seed
+        for name in made[::-1] if seed else []:  # later ones may build on earlier ones
             weights.forget(study.stored_as(name, seed))
 
 

@@ -56,21 +56,29 @@ def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Atta
     return torch.cat([moved, images[count:]])
 
 
-def augment(image: Tensor, labels: Tensor, recipe: Recipe) -> Item:
-    """A random square crop of `recipe.crop` pixels after a random rescaling, flip and colour jitter; labels follow.
+def augment(image: Tensor, labels: Tensor, recipe: Recipe, void: int = 255) -> Item:
+    """An item turned, rescaled, cropped, mirrored and jittered at random, each as far as the recipe says.
 
-    Without a crop the image alone, flipped at random if `recipe.mirror`.
+    Labels follow. Without a crop an item keeps its size; what was not in the picture is grey then, its labels `void`.
     """
-    if recipe.crop is None:
-        return image.flip(-1) if recipe.mirror and torch.rand(()) >= 0.5 else image, labels
-    height, width = image.shape[-2:]
     low, high = recipe.scale
-    side = min(round(recipe.crop / (low * (high / low) ** torch.rand(()).item())), height)
-    top, left = (int(torch.randint(extent - side + 1, ())) for extent in (height, width))
-    crop = v2.Lambda(lambda x: v2.functional.resized_crop(x, top, left, side, side, [recipe.crop, recipe.crop]))
-    pair = crop(tv_tensors.Image(image)), crop(tv_tensors.Mask(labels))
-    image, labels = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3, 0.3)])(*pair)
-    return image.as_subclass(Tensor), labels.as_subclass(Tensor)
+    zoom = low * (high / low) ** torch.rand(()).item() if low < high else low
+    pair: Item = (tv_tensors.Image(image), tv_tensors.Mask(labels))
+    if recipe.turn or (zoom != 1 and not recipe.crop):
+        angle = recipe.turn * (2 * torch.rand(()).item() - 1)
+        about = partial(v2.functional.affine, angle=angle, translate=[0, 0], shear=[0, 0])
+        about = partial(about, scale=1.0 if recipe.crop else zoom, interpolation=v2.InterpolationMode.BILINEAR)
+        pair = about(pair[0], fill=0.5), about(pair[1], fill=void)
+    if recipe.crop:
+        height, width = image.shape[-2:]
+        side = min(round(recipe.crop / zoom), height)
+        top, left = (int(torch.randint(extent - side + 1, ())) for extent in (height, width))
+        pair = v2.Lambda(lambda x: v2.functional.resized_crop(x, top, left, side, side, [recipe.crop] * 2))(*pair)
+    if recipe.mirror and torch.rand(()) >= 0.5:
+        pair = v2.RandomHorizontalFlip(1.0)(*pair)
+    if recipe.jitter:
+        pair = v2.ColorJitter(*[recipe.jitter] * 3)(*pair)
+    return tuple(part.as_subclass(Tensor) for part in pair)
 
 
 def cut(y: Tensor, h: Tensor, labels: Tensor, recipe: Recipe) -> Item:
@@ -175,7 +183,8 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
         beside = plan.start if "/" in plan.start else f"{chosen.name}/{plan.start}"
         base = "" if plan.start in ("", "imagenet") else f"{beside}-seed{seed}"
         started = start(network, base or plan.start)
-        epoch = partial(batches, (plan.dataset or chosen.dataset)("train"), recipe, augment)
+        vary = partial(augment, void=chosen.void)
+        epoch = partial(batches, (plan.dataset or chosen.dataset)("train"), recipe, vary)
         objective = partial(network_loss, network, recipe.attack, weight, chosen.void)
     trained, history = fit(
         network, epoch, objective, recipe, checkpoint=file, identity=facts, started=started, seed=seed, device=device

@@ -19,13 +19,16 @@ USUAL = 3  # neighbours in the paper
 def tune(chosen: Study, name: str, seed: int = 0) -> dict[str, object]:
     """What does best on validation images: the network's epsilon, and the CRF put on its scores where there is a grid.
 
-    With them the scores (mIoU of 100) over the whole sweep, `val` being the network alone. For a classifier, see
-    `tune_classifier`.
+    With them the scores (mIoU of 100) over the whole sweep, `val` being the network alone; that only where the study
+    tries no epsilons. For a classifier, see `tune_classifier`.
     """
     planned = chosen.plan(name)
     assert isinstance(planned, Network)
     if planned.features:
         return tune_classifier(chosen, name)
+    if not chosen.epsilons:
+        counts = measure.answer_counts(chosen, {name: chosen.network(name, seed)}, "val")
+        return {"val": round(100 * metrics.miou(counts[name].sum(0)).item(), 4)}
     epsilons = list(chosen.epsilons)
     if name not in chosen.networks:  # what resists attacks takes larger steps to move
         epsilons += [epsilons[-1] * factor for factor in (2, 4, 8)]

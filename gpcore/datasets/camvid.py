@@ -19,7 +19,8 @@ COLOURS = (
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
-SIZES = {"train": 367, "val": 101, "test": 233}
+SEQUENCES = {"train": (62, 101, 204), "val": (101,), "test": (62, 171)}  # frames of each video, in order
+SIZES = {split: sum(lengths) for split, lengths in SEQUENCES.items()}
 
 
 class CamVid(Dataset[tuple[Tensor, Tensor]]):

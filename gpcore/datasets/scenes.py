@@ -84,6 +84,22 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
         return found.image.clone(), (found.finer if self.finer else found.labels).clone()
 
 
+class Instances(Scenes):
+    """Scenes with, for labels, which object a pixel belongs to: 16 times its number plus its label, 0 on the ground.
+
+    Contours belong to their object. One that is seen by contours alone has no label and counts as ground.
+    """
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, labels = super().__getitem__(index)
+        numbers = scene(self.split, index, self.seed).instances
+        coded = torch.zeros_like(labels)
+        for number in range(1, int(numbers.max()) + 1):
+            seen = labels[(numbers == number) & (labels != VOID)]
+            coded[numbers == number] = 16 * number + seen[0] if len(seen) else 0
+        return image, coded
+
+
 @functools.lru_cache(maxsize=512)  # notebooks come back to the same few hundred
 def scene(split: str, index: int, seed: int = 0) -> Scene:
     """All that is known of one scene."""

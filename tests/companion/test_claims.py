@@ -379,6 +379,12 @@ CASES = {
         "matches 10; expected 11; same_parameters 1": "fails",
         "matches 11; expected 11; same_parameters 0": "fails",
     },
+    "LEC-11": {
+        "gain 0.1 [0.01, 0.2]; time_ratio 1.1": "holds",
+        "gain 0.1 [-0.01, 0.2]; time_ratio 1.1": "undecided",
+        "gain 0.1 [0.01, 0.2]; time_ratio 1": "fails",
+        "gain -0.1 [-0.2, -0.01]; time_ratio 1.1": "fails",
+    },
     "LEC-12": {"ratio 10.1; lenet_ratio 2": "holds", "ratio 10; lenet_ratio 20": "fails"},
     "LEC-07": {
         "upper_half 0.5 [0.4, 0.6]; all_layers 0.1 [0.05, 0.2]": "holds",
@@ -389,6 +395,16 @@ CASES = {
         "gain 0.1 [0.01, 0.2]": "holds",
         "gain 0.1 [-0.01, 0.2]": "undecided",
         "gain -0.1 [-0.2, -0.01]": "fails",
+    },
+    "LEC-13": {
+        "second_over_first 0.1 [0.01, 0.2]": "holds",
+        "second_over_first 0.1 [-0.01, 0.2]": "undecided",
+        "second_over_first -0.1 [-0.2, -0.01]": "fails",
+    },
+    "LEC-15": {
+        "with_over_without 0.1 [0.01, 0.2]": "holds",
+        "with_over_without 0.1 [-0.01, 0.2]": "undecided",
+        "with_over_without -0.1 [-0.2, -0.01]": "fails",
     },
     "LEC-16": {"matches 20; expected 20": "holds", "matches 19; expected 20": "fails"},
     "LEC-17": {
@@ -476,8 +492,8 @@ def test_errors():
         claims.verdict("GP-16", {"gain": Interval(1.0, 0.5, float("nan"))})
     with pytest.raises(ValueError, match="claim GP-19: time_ratio is not a number"):
         claims.verdict("GP-19", {"time_ratio": float("nan")})
-    with pytest.raises(ValueError, match=r"claim LEC-13: criteria\.CRITERIA has no criterion"):
-        claims.verdict("LEC-13", {"x": 1.0})
+    with pytest.raises(ValueError, match=r"claim LEC-21: criteria\.CRITERIA has no criterion"):
+        claims.verdict("LEC-21", {"x": 1.0})
 
 
 def test_what_is_not_run_says_why():
@@ -564,7 +580,8 @@ def test_every_committed_comparison_shows_the_same_verdicts(path):
     assert tried.isin(shown.index).all()
 
 
-def test_the_ledger_lists_every_claim_and_says_why_one_is_not_run(finished):
+def test_the_ledger_lists_every_claim_and_says_why_one_is_not_run(finished, monkeypatch):
+    monkeypatch.delitem(claims.CRITERIA, "LEC-13")
     enter(finished / "scenes" / "01_one", gp07="holds")
     enter(finished / "scenes" / "02_two", gp14="fails")
     enter(finished / "scenes" / ".03_three.old", gp13="fails")  # what a killed run has put aside

@@ -164,6 +164,46 @@ def test_what_is_kept_and_wrong_is_measured_anew(kept, tmp_path):
         assert torch.equal(kept(changed)[0], found)
 
 
+def test_an_interrupted_measurement_goes_on_where_it_was(kept, tmp_path, monkeypatch):
+    """Killed in its third batch of two, after each of which it kept what there was; then killed no more."""
+    monkeypatch.setattr(measure, "OFTEN", -1)
+    calls = []
+
+    def killed(x, y):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return dark(x, y)
+
+    with pytest.raises(KeyboardInterrupt):
+        kept(killed)
+    (part,) = tmp_path.glob("digits/one_test_5-*.part.npz")
+    blob = part.read_bytes()
+    found, measured = kept(dark)
+    assert len(measured) == 2  # the first anew, to compare, and the third
+    (file,) = tmp_path.glob("digits/*")
+    assert ".part" not in file.name
+    file.unlink()
+    whole, measured = kept(dark)
+    assert len(measured) == 3 and torch.equal(whole, found)
+    file.unlink()
+    part.write_bytes(blob)  # of another network nothing is taken over
+    _, measured = kept(lambda x, y: [(9 * x.mean(1)).long(), y.clamp(max=10)])
+    assert len(measured) == 3
+
+
+def test_without_the_images_what_is_kept_is_taken_as_it_is(kept, study, monkeypatch):
+    first, _ = kept(dark)
+
+    def gone(split):
+        raise FileNotFoundError("no photographs")
+
+    bare = dataclasses.replace(study, images={"test": 5}, batch=2, dataset=gone, sequences={"test": (5,)})
+    assert torch.equal(measure.count(bare, lambda x, y: pytest.fail("asked"), "test", keep="one"), first)
+    with pytest.raises(FileNotFoundError, match="no photographs"):
+        measure.count(bare, dark, "test", keep="another")
+
+
 @pytest.mark.parametrize("name", DIGITS.networks)
 def test_what_is_committed_agrees_with_the_committed_networks(name, monkeypatch):
     """So that a run reads it: after one batch of the ten images that it measures anew."""
@@ -206,3 +246,17 @@ def test_what_is_remembered_is_the_same_batch_and_not_an_equal_one():
     assert [answer(x) is answer(x) for x in (first, second)] == [True, True]
     assert [each is x for each, x in zip(asked, (first, second), strict=True)] == [True, True]
     assert answer(first, 2).tolist() == [2, 2] and len(asked) == 3
+
+
+def test_blocks_are_consecutive_frames_of_one_sequence(study):
+    """Frames that count themselves, of videos of 12 and 23 frames: blocks end with their video."""
+    video = dataclasses.replace(study, dataset=lambda split: range(35), sequences={"test": (12, 23)})
+    counts = torch.arange(35).view(35, 1).expand(35, 2)
+    summed = measure.by_block(video, "test", counts)
+    ends = [(0, 10), (10, 12), (12, 22), (22, 32), (32, 35)]
+    assert summed.tolist() == [[sum(range(*end))] * 2 for end in ends]
+    # of evenly spaced frames 0, 7, 14, 21, 28, those in the same block
+    few = measure.by_block(video, "test", torch.tensor([1, 2, 4, 8, 16]))
+    assert few.tolist() == [1 + 2, 4 + 8, 16]
+    assert torch.equal(measure.by_block(video, "val", counts), counts)
+    assert torch.equal(measure.by_block(study, "test", counts), counts)

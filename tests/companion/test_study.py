@@ -57,7 +57,7 @@ def test_names_of_stored_weights():
 
 
 def test_what_is_unknown_is_named():
-    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, camvid"):
+    with pytest.raises(ValueError, match="study: got 'voc', expected one of digits, scenes, stages, parity, camvid"):
         studies.get("voc")
     with pytest.raises(
         ValueError, match="network: got 'fcn4s', expected one of fcn32s, fcn16s, fcn8s, deeplab, unet, crfrnn, densenet"
@@ -101,7 +101,7 @@ def test_every_task_is_done_by_a_study():
 def test_a_network_is_called_the_same_in_all_studies():
     every = [pair for study in studies.STUDIES.values() for pair in {**study.networks, **study.robust}.items()]
     called = {(name, plan.label, plan.published) for name, plan in every if name in studies.LABELS}
-    assert len(called) == len(studies.LABELS) == 10
+    assert len(called) == len(studies.LABELS) == 22
     assert (studies.LABELS["crfrnn"], studies.PUBLISHED["crfrnn"]) == ("FCN-8s + CRF-RNN", "CRFasRNN-coco")
     assert studies.LABELS["at-large"] == studies.PUBLISHED["at-large"] == "AT-large"
 

@@ -20,6 +20,7 @@ from gpcore.datasets.scenes import Scenes
 from gpcore.networks.fcn import crop_classifier, fcn_small
 
 RECIPE = Recipe(epochs=3, samples=8, batch=4, rate=1e-3)
+VARIED = {"mirror": True, "jitter": 0.3}
 ATTACK = Attack(epsilon=0.06, step_size=0.03)
 KINDS = pytest.mark.parametrize("kind", ["classify", "segment"])
 
@@ -583,7 +584,7 @@ def test_crops_reach_every_edge_and_labels_are_never_mixed():
     torch.manual_seed(0)
     for _ in range(60):
         image = (0.3 + labels / 100).expand(3, 5, 6)
-        x, y = training.augment(image, labels, dataclasses.replace(RECIPE, crop=4))
+        x, y = training.augment(image, labels, dataclasses.replace(RECIPE, **VARIED, crop=4))
         x, y = (x, y) if y[0, 0] < y[0, 1] else (x.flip(-1), y.flip(-1))
         assert torch.allclose((x - x[0, 0, 0]) / (x[0, 3, 3] - x[0, 0, 0]), (y - y[0, 0]) / 21, atol=1e-4)
         assert type(x) is type(y) is torch.Tensor
@@ -600,7 +601,7 @@ def test_crops_reach_every_edge_and_labels_are_never_mixed():
 
 def test_scales_are_even_in_their_logarithm():
     """Of labels that count columns: from half the size to four times, as often above the geometric mean as below."""
-    labels, recipe = torch.arange(64).expand(64, 64), dataclasses.replace(RECIPE, crop=8, scale=(0.5, 4))
+    labels, recipe = torch.arange(64).expand(64, 64), dataclasses.replace(RECIPE, **VARIED, crop=8, scale=(0.5, 4))
     spans, flips = [], set()
     torch.manual_seed(0)
     for _ in range(200):
@@ -618,7 +619,7 @@ def test_scales_are_even_in_their_logarithm():
 
 
 def test_brightness_contrast_and_saturation_change_by_up_to_three_tenths():
-    recipe, labels, found = dataclasses.replace(RECIPE, crop=2), torch.zeros(2, 2, dtype=torch.long), []
+    recipe, labels, found = dataclasses.replace(RECIPE, **VARIED, crop=2), torch.zeros(2, 2, dtype=torch.long), []
     grey, colour = torch.tensor([0.4, 0.6]).expand(3, 2, 2), torch.tensor([0.6, 0.4, 0.5]).view(3, 1, 1).expand(3, 2, 2)
     weights = torch.tensor([0.2989, 0.587, 0.114])  # of a grey level
     torch.manual_seed(0)
@@ -632,6 +633,42 @@ def test_brightness_contrast_and_saturation_change_by_up_to_three_tenths():
     least, most = torch.tensor([0.7, 0.7, 0.49]), torch.tensor([1.3, 1.3, 1.69])  # at last contrast times saturation
     assert ((lowest > least - 1e-4) & (lowest < 1.1 * least)).all()
     assert ((highest < most + 1e-4) & (highest > 0.9 * most)).all()
+
+
+def test_turns_and_scales_keep_the_size_and_void_comes_in():
+    """Of columns that count themselves: a turn is even within its bounds, a scale in its logarithm; both about the
+    middle, and where nothing was is grey and void."""
+    rows, columns = torch.meshgrid(torch.arange(61), torch.arange(61), indexing="ij")
+    image = torch.stack([rows / 61, columns / 61, torch.ones(61, 61)])
+    for change in ({"turn": 30.0}, {"scale": (0.5, 2.0)}):
+        found = []
+        torch.manual_seed(0)
+        for _ in range(100):
+            x, y = training.augment(image, columns, dataclasses.replace(RECIPE, **change), void=200)
+            assert x.shape == (3, 61, 61) and y.shape == (61, 61) and type(x) is type(y) is torch.Tensor
+            inside = y != 200
+            assert (x[2][~inside] < 1).all() and (61 * x[1] - y)[inside & (x[2] == 1)].abs().max() <= 0.51
+            assert y[30, 30] == 30
+            down, right = 61 * (x[:2, 30, 36] - x[:2, 30, 30]) / 6  # a step to the right, in the source
+            found.append((math.degrees(math.atan2(down, right)), -math.log2(math.hypot(down, right))))
+        angles, scales = torch.tensor(found).T
+        for values, bound, still in ((angles, 30, "scale" in change), (scales, 1, "turn" in change)):
+            if still:
+                assert values.abs().max() < 1e-3
+            else:
+                assert -bound <= values.min() < -0.85 * bound and 0.85 * bound < values.max() <= bound
+                assert 35 <= (values > 0).sum() <= 65
+
+
+def test_what_is_off_changes_nothing():
+    image, labels = torch.rand(3, 9, 12), torch.randint(0, 5, (9, 12))
+    state = torch.get_rng_state()
+    x, y = training.augment(image, labels, RECIPE)
+    assert torch.equal(x, image) and torch.equal(y, labels) and torch.equal(torch.get_rng_state(), state)
+    for _ in range(20):
+        x, y = training.augment(image, labels, dataclasses.replace(RECIPE, crop=9))
+        left = next(i for i in range(4) if torch.equal(image[..., i : i + 9], x))
+        assert torch.equal(y, labels[:, left : left + 9])
 
 
 def test_half_of_mirrored_items_are_flipped_and_nothing_else():

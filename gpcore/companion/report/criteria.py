@@ -161,8 +161,11 @@ CRITERIA: dict[str, Callable[[Numbers], Outcome | bool | str]] = {
     # what is left of a checkerboard is no peak when it lies below a tenth of what transposed convolutions draw
     "LEC-09": lambda n: _above_zero(n, "nearest_below_tenth", "bilinear_below_tenth"),
     "LEC-10": lambda n: n["matches"] == n["expected"] and n["same_parameters"] == 1,
+    "LEC-11": lambda n: _all(_above_zero(n, "gain"), n["time_ratio"] > 1),  # "at a cost"
     "LEC-12": lambda n: n["ratio"] > 10,  # of a network that labels every pixel
+    "LEC-13": lambda n: _above_zero(n, "second_over_first"),
     "LEC-14": lambda n: _above_zero(n, "gain"),
+    "LEC-15": lambda n: _above_zero(n, "with_over_without"),
     "LEC-16": lambda n: n["matches"] == n["expected"],
     "LEC-17": lambda n: _above_zero(n, "smoother", "recognised"),
     "LEC-18": lambda n: _above_zero(n, "over_chance"),

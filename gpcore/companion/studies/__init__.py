@@ -6,6 +6,7 @@ see `Study.has`, run on it.
 
 from collections.abc import Iterable
 
+from gpcore.companion.studies.assignment import PARITY, STREETS
 from gpcore.companion.studies.camvid import CAMVID
 from gpcore.companion.studies.classification import CIFAR10, HANDWRITING, MNIST
 from gpcore.companion.studies.digits import DIGITS, SCENES, STAGES
@@ -27,7 +28,7 @@ __all__ = [
     "suited",
 ]
 
-_EVERY = (DIGITS, SCENES, STAGES, CAMVID, HANDWRITING, MNIST, CIFAR10, PHOTOGRAPHS)
+_EVERY = (DIGITS, SCENES, STAGES, PARITY, CAMVID, STREETS, HANDWRITING, MNIST, CIFAR10, PHOTOGRAPHS)
 STUDIES = {each.name: each for each in _EVERY}
 _LABELLED = {
     name: network

@@ -26,11 +26,13 @@ _RECIPE = Recipe(
     frequencies=(17.54, 24.22, 1.02, 32.96, 4.67, 10.12, 1.22, 1.17, 6.11, 0.67, 0.30),
     crop=224,  # as the published FCN-8s and FC-DenseNet on CamVid
     scale=(0.6, 1.5),
+    mirror=True,
+    jitter=0.3,
 )
 # many small steps from the identity: with longer ones the DAE never comes to look at h
 _DENOISING: dict[str, Any] = {
     "recipe": replace(
-        _RECIPE, epochs=16, samples=734, rate=2e-3, start_rate=None, frozen=(), crop=128, scale=(1.0, 1.0), mirror=True
+        _RECIPE, epochs=16, samples=734, rate=2e-3, start_rate=None, frozen=(), crop=128, scale=(1.0, 1.0), jitter=0.0
     ),
     "images": 367,
     "epsilons": (0.5, 1.0),
@@ -75,6 +77,7 @@ CAMVID = Study(
     ),
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001),
     photographs=False,  # they are not ours to publish
+    sequences=camvid.SEQUENCES,
     crfs=parts.crfs((40, 80), (5, 13)),
     few=6,
     refiners={
@@ -107,5 +110,6 @@ CAMVID = Study(
         )
     ),
     standard="densenet",
-    tasks={"segmentation": "camvid", "scene_labelling": "camvid"},  # it has no finer labels
+    # it has no finer labels
+    tasks={"segmentation": "camvid", "scene_labelling": "camvid", "assignment": "streets"},
 )

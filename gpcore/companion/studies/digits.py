@@ -115,7 +115,9 @@ DIGITS = Study(
         "segmentation": "digits",
         "scene_labelling": "scenes",
         "other_trainings": "stages",
+        "instances": "digits",
         "classification": "handwriting",
+        "assignment": "parity",
     },
 )
 _BESIDE = replace(DIGITS, crfs=(), refiners={}, robust={}, tasks={})

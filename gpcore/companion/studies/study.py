@@ -1,7 +1,7 @@
 """What a study is: data splits, the networks trained on them, what refines their predictions, and tuned settings."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,9 +33,10 @@ class Attack:
 class Recipe:
     """How a network is trained: AdamW, one-cycle learning rate, exponential moving average of the weights.
 
-    `samples` items make an epoch. With `crop`, items are random square crops of that size after a random rescaling by
-    `scale`, flipped and colour-jittered; with `mirror`, half of them are flipped and nothing else. `rate` applies to
-    layers trained from scratch, `start_rate` to those that start from given weights; layers whose names begin as in
+    `samples` items make an epoch. Items are turned by up to `turn` degrees either way and rescaled by a factor within
+    `scale`; with `crop` they are random square crops of that size; with `mirror` half of them are flipped; brightness,
+    contrast and saturation change by up to a share `jitter`. `rate` applies to layers trained from scratch,
+    `start_rate` to those that start from given weights; layers whose names begin as in
     `frozen` stay as they are. Class weights are 1 / frequency^balance. `attack` makes a network's training adversarial.
     With `bfloat16` convolutions are computed in it and lie channels last, which halves the time; weights do not.
     """
@@ -52,7 +53,9 @@ class Recipe:
     average: float = 0.99
     crop: int | None = None
     scale: tuple[float, float] = (1.0, 1.0)
+    turn: float = 0.0
     mirror: bool = False
+    jitter: float = 0.0
     attack: Attack | None = None
     bfloat16: bool = False
 
@@ -106,12 +109,13 @@ class Study:
     """Data, networks and settings that a notebook is run on.
 
     `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
-    settings are tried on each; where a split "large" goes on after "test", whose beginning it has, the main tables are
-    measured on it; `photographs` whether its images and label maps may be published. Of `epsilons` and of
-    `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. The `robust` networks,
-    trained against attacks, are none of those that the notebooks on guided perturbation compare; of these, `standard`
-    is their counterpart. `tasks` names the study that does each task on these images, itself or one beside it; no
-    notebook runs on a study that has no tasks.
+    settings are tried on each; where a split "large" goes on after "test", whose beginning it has, the main tables
+    are measured on it; `photographs` whether its images and label maps may be published. Of `epsilons` and of
+    `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. The `robust`
+    networks, trained against attacks, are none of those that the notebooks on guided perturbation compare; of
+    these, `standard` is their counterpart. Where a split is video, `sequences` has the lengths of its sequences.
+    `tasks` names the study that does each task on these images, itself or one beside it; no notebook runs on a
+    study that has no tasks.
     """
 
     name: str
@@ -129,6 +133,7 @@ class Study:
     refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
     robust: Mapping[str, Network] = dataclasses.field(default_factory=dict)
     standard: str = "fcn8s"
+    sequences: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def has(self, need: str) -> bool:
@@ -146,7 +151,11 @@ class Study:
 
     def indices(self, split: str, count: int | None = None) -> list[int]:
         """Where those images stand in the whole split."""
-        total: int = len(self.dataset(split))  # type: ignore[arg-type]  # torch's Dataset declares no length
+        total: int = (
+            sum(self.sequences[split])  # known without the video
+            if split in self.sequences
+            else len(self.dataset(split))  # type: ignore[arg-type]  # torch's Dataset declares no length
+        )
         count = min(self.images[split] if count is None else count, total)
         return [i * total // count for i in range(count)]
 
