@@ -72,13 +72,16 @@ def _tasks(study: Study, name: str) -> dict[str, Callable[[], object]]:
     return {ALONE: alone, **steps}
 
 
+def operations_of(task: Callable[[Tensor], object], images: Tensor) -> int:
+    """Floating-point operations of a task on a batch, without gradients."""
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        task(images.clone())  # which no earlier task has seen, in case one remembers
+    return int(flops.get_total_flops())
+
+
 def relative(tasks: Mapping[str, Callable[[Tensor], object]], images: Tensor) -> pd.Series:
     """Floating-point operations of each task on a batch, in multiples of the first one's."""
-    spent = {}
-    for name, task in tasks.items():
-        with FlopCounterMode(display=False) as flops, torch.no_grad():
-            task(images.clone())  # which no earlier task has seen, in case one remembers
-        spent[name] = flops.get_total_flops()
+    spent = {name: operations_of(task, images) for name, task in tasks.items()}
     return pd.Series({name: count / next(iter(spent.values())) for name, count in spent.items()})
 
 

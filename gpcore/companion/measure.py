@@ -2,27 +2,21 @@
 
 import contextlib
 import functools
-import hashlib
-import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpcore import denoise, metrics, paths
+from gpcore import denoise, metrics
+from gpcore.companion import keeping
 from gpcore.companion.studies import POOLS, Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide, sweep
 from gpcore.untouched import hooked
 
-SAME = 0.002  # the share of a batch's pixels that another machine may answer otherwise; a guided step changes 2 %
-# the same of how many are right after many steps of an attack: rounding by 1e-7 moves that by up to .07 of an image
-CHAOTIC = 0.1
 OFTEN = 60  # seconds after which what is measured so far is kept
 T = TypeVar("T")
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
@@ -46,30 +40,27 @@ def count(
     machines grow, as in strong attacks, `chaotic` has them agree in how many pixels are right only. Where the images
     are not to be had, what is kept is taken as it is.
     """
-    file = kept_in(study, f"{keep} {split} {len(study.indices(split, images))}") if keep else None
+    total = len(study.indices(split, images))
+    file = keeping.file(study, f"{keep} {split} {total}") if keep else None
     if file and file.is_file() and _absent(study, split):
-        return _read(file)
-    parts, seen, saved = list[Tensor](), 0, time.monotonic()
-    unfinished = file.with_suffix(".part.npz") if file else None
+        return keeping.read(file)
+    parts, seen, done, saved = list[Tensor](), 0, 0, time.monotonic()
     with torch.no_grad():
         for x, y in study.batches(split, images):
             seen += len(x)
-            if parts and seen <= sum(part.shape[1] for part in parts):
+            if seen <= done:
                 continue  # an interrupted measurement has them
             parts.append(torch.stack([count_pixels(study, scores, y) for scores in answers(x, y)]))
-            if not file or not unfinished:
-                continue
-            if len(parts) == 1 and (known := _known(file, parts[0], chaotic)) is not None:
-                return known
-            if len(parts) == 1 and (known := _known(unfinished, parts[0], chaotic)) is not None:
-                parts = [known]
-            if time.monotonic() - saved > OFTEN:
-                keep_in(unfinished, _smallest(torch.cat(parts, 1)))
+            if file and len(parts) == 1 and (known := keeping.known(file, parts[0], chaotic)) is not None:
+                parts, done = [known], known.shape[1]
+                if done >= total:
+                    return known
+            if file and seen < total and time.monotonic() - saved > OFTEN:
+                keeping.keep(keeping.part(file), torch.cat(parts, 1))
                 saved = time.monotonic()
     found = torch.cat(parts, 1)
-    if file and unfinished:
-        keep_in(file, _smallest(found))
-        unfinished.unlink(missing_ok=True)
+    if file:
+        keeping.keep(file, found)
     return found
 
 
@@ -80,43 +71,6 @@ def _absent(study: Study, split: str) -> bool:
     except FileNotFoundError:
         return True
     return False
-
-
-def _read(file: Path) -> Tensor:
-    return torch.from_numpy(np.load(file)["counts"].astype(np.int64))
-
-
-def _smallest(counts: Tensor) -> np.ndarray[Any, Any]:
-    """Counts in as few bits as the largest needs."""
-    return counts.numpy().astype(np.min_scalar_type(int(counts.max())))
-
-
-def keep_in(file: Path, array: np.ndarray[Any, Any]) -> None:
-    """Writes an array as "counts" to a file of `kept_in`, if the runner's --record asks for it."""
-    if os.environ.get("GPCORE_KEEP"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(fresh, counts=array)
-        fresh.replace(file)
-
-
-def kept_in(study: Study, name: str) -> Path:
-    """Where what is kept under that name lies."""
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return paths.COUNTS / study.name / f"{re.sub('[^A-Za-z0-9.+-]+', '_', name)[:80]}-{digest}.npz"
-
-
-def _known(file: Path, first: Tensor, chaotic: bool) -> Tensor | None:
-    """The counts kept in `file` if those of their first images are `first`, but for a few pixels: machines differ."""
-    if not file.is_file():
-        return None
-    known = _read(file)
-    if known.shape[0] != len(first) or known.shape[1] < first.shape[1] or known.shape[2:] != first.shape[2:]:
-        return None
-    change, pixels = known[:, : first.shape[1]] - first, first.sum((1, 2, 3))
-    right, any_class = change.diagonal(dim1=2, dim2=3).sum((1, 2)).abs(), change.abs().sum((1, 2, 3)) / 2
-    agrees = right <= CHAOTIC * pixels if chaotic else any_class <= SAME * pixels
-    return known if agrees.all() else None
 
 
 def answer_counts(

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision import tv_tensors
 from torchvision.models import VGG16_Weights, vgg16
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from gpcore import denoise, paths
 from gpcore.attacks import pgd
 from gpcore.checks import expect
-from gpcore.companion import studies, tuning, weights
+from gpcore.companion import epochs, studies, tuning, weights
 from gpcore.companion.studies import Attack, Recipe, Refiner, Study
 from gpcore.networks.vgg import load_imagenet_vgg16
-
-Item = tuple[Tensor, ...]  # image and labels, or y, h and labels of one image
 
 
 def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
@@ -54,49 +50,6 @@ def adversarial(network: nn.Module, images: Tensor, labels: Tensor, attack: Atta
     moved = pgd(network.eval(), images[:count], labels[:count], **options, void=void, seed=seed).images
     network.train(mode)
     return torch.cat([moved, images[count:]])
-
-
-def augment(image: Tensor, labels: Tensor, recipe: Recipe, void: int = 255) -> Item:
-    """An item turned, rescaled, cropped, mirrored and jittered at random, each as far as the recipe says.
-
-    Labels follow. Without a crop an item keeps its size; what was not in the picture is grey then, its labels `void`.
-    """
-    low, high = recipe.scale
-    zoom = low * (high / low) ** torch.rand(()).item() if low < high else low
-    pair: Item = (tv_tensors.Image(image), tv_tensors.Mask(labels))
-    if recipe.turn or (zoom != 1 and not recipe.crop):
-        angle = recipe.turn * (2 * torch.rand(()).item() - 1)
-        about = partial(v2.functional.affine, angle=angle, translate=[0, 0], shear=[0, 0])
-        about = partial(about, scale=1.0 if recipe.crop else zoom, interpolation=v2.InterpolationMode.BILINEAR)
-        pair = about(pair[0], fill=0.5), about(pair[1], fill=void)
-    if recipe.crop:
-        height, width = image.shape[-2:]
-        side = min(round(recipe.crop / zoom), height)
-        top, left = (int(torch.randint(extent - side + 1, ())) for extent in (height, width))
-        pair = v2.Lambda(lambda x: v2.functional.resized_crop(x, top, left, side, side, [recipe.crop] * 2))(*pair)
-    if recipe.mirror and torch.rand(()) >= 0.5:
-        pair = v2.RandomHorizontalFlip(1.0)(*pair)
-    if recipe.jitter:
-        pair = v2.ColorJitter(*[recipe.jitter] * 3)(*pair)
-    return tuple(part.as_subclass(Tensor) for part in pair)
-
-
-def cut(y: Tensor, h: Tensor, labels: Tensor, recipe: Recipe) -> Item:
-    """A random square crop of `recipe.crop` pixels, if any, that begins where a value of h does, so that all fit."""
-    if size := recipe.crop:
-        stride = -(-y.shape[-1] // h.shape[-1])
-        top, left = (int(torch.randint((extent - size) // stride + 1, ())) for extent in labels.shape)
-        h = h[:, top : top + size // stride, left : left + size // stride]
-        y, labels = (x[..., top * stride :, left * stride :][..., :size, :size] for x in (y, labels))
-    return y.float(), h.float(), labels.long()
-
-
-def batches(items: Any, recipe: Recipe, vary: Callable[..., Item]) -> Iterator[Item]:
-    """One epoch: `recipe.samples` of a data set or list in random order, varied by `augment` or `cut`, and stacked."""
-    order = torch.randperm(len(items))[: recipe.samples].tolist()
-    for start in range(0, len(order), recipe.batch):
-        varied = [vary(*items[i], recipe) for i in order[start : start + recipe.batch]]
-        yield tuple(map(torch.stack, zip(*varied, strict=True)))
 
 
 def fit(
@@ -177,14 +130,14 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     weight = class_weights(recipe, device)
     if isinstance(plan, Refiner):
         facts["refiner"] = {field: getattr(plan, field) for field in ("network", "at", "images", "sigma", "truth")}
-        epoch = partial(batches, candidates(chosen, store), recipe, cut)
+        epoch = partial(epochs.batches, candidates(chosen, store), recipe, epochs.cut)
         objective = partial(refiner_loss, network, plan, weight, chosen.void)
     else:
         beside = plan.start if "/" in plan.start else f"{chosen.name}/{plan.start}"
         base = "" if plan.start in ("", "imagenet") else f"{beside}-seed{seed}"
         started = start(network, base or plan.start)
-        vary = partial(augment, void=chosen.void)
-        epoch = partial(batches, (plan.dataset or chosen.dataset)("train"), recipe, vary)
+        vary = partial(epochs.augment, void=chosen.void)
+        epoch = partial(epochs.batches, (plan.dataset or chosen.dataset)("train"), recipe, vary)
         objective = partial(network_loss, network, recipe.attack, weight, chosen.void)
     trained, history = fit(
         network, epoch, objective, recipe, checkpoint=file, identity=facts, started=started, seed=seed, device=device
@@ -219,11 +172,11 @@ def refiner_loss(
     return denoise.reconstruction_loss(network(given + plan.sigma * torch.randn_like(given), h), labels, void, weight)
 
 
-def candidates(chosen: Study, name: str) -> list[Item]:
+def candidates(chosen: Study, name: str) -> list[epochs.Item]:
     """What a refiner learns from, for each of its training images: the prediction y and the features h of its network,
     in half precision, and the labels in 8 bits. With `recipe.mirror`, the mirrored images follow."""
     refiner = chosen.refiners[name]
-    network, kept = chosen.network(refiner.network), list[Item]()
+    network, kept = chosen.network(refiner.network), list[epochs.Item]()
     for mirrored in (False, True)[: 1 + refiner.recipe.mirror]:
         for images, labels in chosen.batches("train", refiner.images):
             images, labels = (part.flip(-1) if mirrored else part for part in (images, labels))

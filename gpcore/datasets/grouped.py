@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from torch.utils.data import Dataset
 
-Data = Dataset[tuple[Tensor, Tensor]]
+from gpcore.datasets.kept import Data
 
 
 class Grouped(Data):

@@ -179,6 +179,9 @@ def test_an_interrupted_measurement_goes_on_where_it_was(kept, tmp_path, monkeyp
         kept(killed)
     (part,) = tmp_path.glob("digits/one_test_5-*.part.npz")
     blob = part.read_bytes()
+    monkeypatch.delenv("GPCORE_KEEP")
+    assert len(kept(dark)[1]) == 2 and part.read_bytes() == blob  # who keeps nothing takes nothing away
+    monkeypatch.setenv("GPCORE_KEEP", "1")
     found, measured = kept(dark)
     assert len(measured) == 2  # the first anew, to compare, and the third
     (file,) = tmp_path.glob("digits/*")

@@ -11,7 +11,7 @@ from torch import nn
 
 from gpcore import metrics, paths
 from gpcore.adapt import View, augmented
-from gpcore.companion import measure, studies, weights
+from gpcore.companion import keeping, studies, weights
 from gpcore.companion.experiments import unet_assignment as assignment
 from gpcore.companion.studies import LABELS, Network, Recipe
 from gpcore.companion.studies.assignment import PARITY, STREETS, VOID, parts_of
@@ -224,6 +224,6 @@ def test_every_training_is_kept_and_seed_0_can_be_run(study):
             "scale": [*study.networks[name].recipe.scale], "frozen": [], "frequencies": [],
         }  # fmt: skip
         for seed in (0, 1, 2):
-            file = measure.kept_in(study, f"assignment {name} seed{seed} test {study.images['test']}")
+            file = keeping.file(study, f"assignment {name} seed{seed} test {study.images['test']}")
             counts = np.load(file)["counts"]
             assert counts.shape[1:] == (study.images["test"], 3, 3)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from gpcore import attacks, metrics, minimal
-from gpcore.companion import measure
+from gpcore.companion import keeping, measure
 from gpcore.companion.measure import Answer
 from gpcore.companion.report.panels import Panel
 from gpcore.companion.studies import Study
@@ -181,12 +180,12 @@ def kept(study: Study, name: str, find: Callable[[], Tensor]) -> Tensor:
 
     For what takes minutes to find and proves itself wherever it is applied, such as a universal perturbation.
     """
-    file = measure.kept_in(study, name)
-    if not file.is_file():
-        found = find().half()
-        measure.keep_in(file, found.numpy())
-        return found.float()
-    return torch.from_numpy(np.load(file)["counts"]).float()
+    file = keeping.file(study, name)
+    if file.is_file():
+        return keeping.read(file).float()
+    found = find().half()
+    keeping.keep(file, found)
+    return found.float()
 
 
 def pushed(network: nn.Module, perturbation: Tensor) -> Answer:

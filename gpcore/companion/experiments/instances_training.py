@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpcore import paths
-from gpcore.companion import studies, training, weights
+from gpcore.companion import epochs, studies, training, weights
 from gpcore.companion.experiments import instances
 from gpcore.companion.studies import Recipe, Study
 from gpcore.networks.maskrcnn import LOSSES, objects
@@ -26,7 +26,7 @@ def train(study: Study, seed: int = 0, recipe: Recipe = RECIPE) -> None:
     log = file.with_suffix(".csv")
     torch.manual_seed(seed)
     network = instances.untrained(study, seed)
-    epoch = partial(training.batches, instances.dataset("train"), recipe, lambda image, coded, _: (image, coded))
+    epoch = partial(epochs.batches, instances.dataset("train"), recipe, lambda image, coded, _: (image, coded))
     trained, history = training.fit(
         network, epoch, partial(objective, network, log), recipe, checkpoint=file, seed=seed
     )

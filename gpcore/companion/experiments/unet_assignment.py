@@ -7,21 +7,19 @@ goes on where it stopped. Counts of every training stay in data/counts/STUDY, th
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from timeit import repeat
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from gpcore import metrics
 from gpcore.adapt import VIEWS, View, augmented
-from gpcore.companion import measure, spread, studies, training
-from gpcore.companion.cost import PeakMemory
+from gpcore.companion import keeping, measure, spread, studies, training
+from gpcore.companion.cost import PeakMemory, operations_of
 from gpcore.companion.experiments.corrected_pixels import boundary_distance
 from gpcore.companion.report import tables
 from gpcore.companion.studies import LABELS, Study
@@ -64,7 +62,7 @@ def counts(study: Study, name: str, seed: int = 0) -> dict[str, Tensor]:
     network = study.plan(name).build(len(study.classes)).eval()
     names = [*answers(study, name, network, torch.zeros(1, 3, 64, 64))]
     if seed and (file := _kept(study, name, seed)).is_file():
-        return dict(zip(names, torch.from_numpy(np.load(file)["counts"].astype(np.int64)), strict=True))
+        return dict(zip(names, keeping.read(file), strict=True))
     trained = study.network(name, seed)
 
     def answer(x: Tensor, y: Tensor) -> Iterable[Tensor]:
@@ -78,7 +76,7 @@ def _name(name: str, seed: int) -> str:
 
 
 def _kept(study: Study, name: str, seed: int) -> Path:
-    return measure.kept_in(study, f"{_name(name, seed)} test {study.images['test']}")
+    return keeping.file(study, f"{_name(name, seed)} test {study.images['test']}")
 
 
 def every_count(study: Study, seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -125,22 +123,16 @@ def cost_rows(study: Study) -> pd.DataFrame:
     rows, (images, labels) = [], _batch(study)
     for name in study.networks:
         network = study.network(name)
-        operations = _operations(network, images[:1])
+        operations = operations_of(network, images[:1]) / 1e6
         with PeakMemory() as memory:
             _loss(study, network.train(), images, labels).backward()
         parameters = sum(p.numel() for p in network.parameters() if p.grad is not None)
         rows.append((name, parameters / 1e3, operations, memory.peak / 1e6))
     plain = study.network("plain")
     for view, each in views(study).items():
-        operations = _operations(partial(augmented, plain, views=each), images[:1])
+        operations = operations_of(partial(augmented, plain, views=each), images[:1]) / 1e6
         rows.append((f"plain, {view}", math.nan, operations, math.nan))
     return pd.DataFrame(rows, columns=["network", "parameters", "mflop", "megabytes"])
-
-
-def _operations(answer: Callable[[Tensor], Tensor], images: Tensor) -> float:
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
-        answer(images)
-    return float(flops.get_total_flops() / 1e6)
 
 
 def beside_costs(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
@@ -151,10 +143,10 @@ def beside_costs(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 def timing_rows(study: Study, repeats: int = 9) -> pd.DataFrame:
     """Milliseconds per image of a training step on a batch of 16, as the recipes have it, without reading the batch:
     the best of three in a row, medians over rounds in which every network has its turn; torch's current threads."""
-    steps = {}
+    batch, steps = _batch(study), {}
     for name in study.networks:
         network = study.network(name).train().to(memory_format=torch.channels_last)
-        steps[name] = partial(_timed, study, network, *_batch(study))
+        steps[name] = partial(_timed, study, network, *batch)
     best = partial(repeat, number=1, repeat=3)
     rounds = [{name: 1000 / 16 * min(best(step)) for name, step in steps.items()} for _ in range(repeats)]
     return pd.DataFrame(rounds).median().rename_axis("network").rename("milliseconds").reset_index()

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from gpcore.adapt import View
-from gpcore.companion import studies, training
+from gpcore.companion import epochs, studies
 from gpcore.companion.experiments.unet_assignment import BANDS, beside_costs
 from gpcore.companion.report import Panel, grid
 from gpcore.companion.report.panels import OKABE_ITO, PAGE
@@ -30,7 +30,7 @@ def augmentations_figure(study: Study, index: int = 24, draws: int = 2) -> Figur
     torch.manual_seed(0)
     for name, recipe in varied.items():
         for draw in range(draws):
-            pair = training.augment(image, labels, recipe, shown.void)
+            pair = epochs.augment(image, labels, recipe, shown.void)
             for row, kind, part in zip(rows[2 * draw :], ("image", "labels"), pair, strict=False):
                 row.append(Panel(kind, part, "" if draw or kind == "labels" else LABELS[name]))
     return grid(rows, shown, legend=["labels"])
@@ -62,7 +62,7 @@ def features_figure(rows: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     )
     reach = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
     gains.hlines(places, rows["least"], rows["most"], color=OKABE_ITO[4], linewidth=4, alpha=0.6, label="trainings")
-    gains.errorbar(rows["gain"], places, xerr=reach, fmt="o", markersize=4, capsize=2, label="mean, 95 % over images")
+    gains.errorbar(rows["gain"], places, xerr=reach, fmt="o", markersize=4, capsize=2, label="mean, 95 %")
     gains.axvline(0, color="black", linewidth=0.8)
     gains.set(xlabel="gain (mIoU points)", yticks=places, yticklabels=rows["feature"], ylim=(len(rows) - 0.5, -0.5))
     for i, (column, label) in enumerate(COSTS.items()):

@@ -17,7 +17,7 @@ from gpcore.datasets.kept import Kept
 from gpcore.networks import assignment
 
 SPLIT = 0.8  # of the labelled pictures are learned from
-VOID = 255
+VOID = scenes.VOID
 
 
 def parts_of(labelled: Data, seed: int = 0) -> dict[str, Data]:
@@ -64,11 +64,8 @@ def _networks(recipe: Recipe, augmentations: dict[str, dict[str, Any]]) -> dict[
 
 
 def _augmentations(crop: int) -> dict[str, dict[str, Any]]:
-    return {
-        "rotation": {"turn": 10.0},
-        "crop": {"crop": crop},
-        "scale": {"scale": (0.8, 1.25)},
-    }  # as views at test time
+    """Turns and scales are as far as those of the views at test time."""
+    return {"rotation": {"turn": 10.0}, "crop": {"crop": crop}, "scale": {"scale": (0.8, 1.25)}}
 
 
 _COLOURS = ((221, 221, 221), (51, 34, 136), (221, 204, 119))  # Tol's "muted": grey, indigo, sand
