@@ -1,5 +1,11 @@
-"""All that is chosen on validation images: epsilons, CRFs, a refiner's steps, a classifier's neighbours."""
+"""All that is chosen on validation images: epsilons, CRFs, a refiner's steps, a classifier's neighbours.
 
+    python -m gpcore.companion.tuning camvid --only fcn8s unet
+
+chooses anew for networks and refiners that are trained, after a study's grids or images have changed.
+"""
+
+import argparse
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gpcore import metrics, neighbours
-from gpcore.companion import measure
-from gpcore.companion.studies import Network, Study
+from gpcore.companion import measure, studies, weights
+from gpcore.companion.studies import Network, Refiner, Study
 
 LAYER_FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3)  # of a layer's scale: the epsilons tried there
 MIXES = tuple(i / 10 for i in range(1, 10))  # of the neighbours in an interpolation
@@ -59,7 +65,8 @@ def crf_grid(chosen: Study, name: str, rounds: Sequence[tuple[int, int]] = ((5, 
         return (measure.with_crf(scores, x, crf) for crf in grid)
 
     for every, kept in rounds:
-        counts = measure.count(chosen, answers, "val", chosen.images["val"] // every)
+        told = " ".join(f"{value:g}" for crf in grid for kernel in crf.values() for value in kernel)
+        counts = measure.count(chosen, answers, "val", chosen.images["val"] // every, keep=f"crfs {name} {told}")
         scores = (100 * metrics.miou(counts.sum(1))).tolist()
         ranked = sorted(zip(scores, range(len(grid)), strict=True), key=lambda pair: -pair[0])[:kept]
         found = {json.dumps(grid[i]): round(score, 4) for score, i in ranked}
@@ -137,3 +144,24 @@ def tune_classifier(study: Study, name: str, counts: Sequence[int] = range(1, 11
 
 def _accuracy(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return 100 * (predicted == truth).double().mean(-1)
+
+
+def again(study: Study, name: str) -> None:
+    """Chooses for a trained network or refiner once more, and writes that beside its weights."""
+    chosen = (tune_refiner if isinstance(study.plan(name), Refiner) else tune)(study, name)
+    stored = study.stored_as(name)
+    weights.update(stored, networks=weights.info(stored)["networks"] | {name: chosen})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=studies.STUDIES)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="networks or refiners; default: all")
+    args = parser.parse_args()
+    study = studies.get(args.study)
+    for name in args.only or (*study.networks, *study.robust, *study.refiners):
+        again(study, name)
+
+
+if __name__ == "__main__":
+    main()

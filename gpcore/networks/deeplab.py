@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, cropped
+from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, channels_last, cropped
 
 
 class DeepLab(Trunk):
@@ -47,7 +47,7 @@ class DeepLab(Trunk):
 
 def deeplab_vgg16(classes: int) -> DeepLab:
     """DeepLab-v2 on VGG16 with four compact 128-wide branches (17.2 M parameters)."""
-    return DeepLab(classes, VGG16, 128, dropout=0.1)
+    return channels_last(DeepLab(classes, VGG16, 128, dropout=0.1))
 
 
 def deeplab_small(classes: int) -> DeepLab:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gpcore.checks import expect
-from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, cropped
+from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, channels_last, cropped
 
 
 class Scored(Trunk):
@@ -77,7 +77,7 @@ class CropClassifier(Scored):
 
 def fcn_vgg16(classes: int, stride: int = 8) -> FCN:
     """FCN on VGG16's 13 convolutions with compact 512-wide fc6 and fc7 (17.4 M parameters; the original's 134 M)."""
-    return FCN(classes, VGG16, 512, stride=stride, dropout=0.1)
+    return channels_last(FCN(classes, VGG16, 512, stride=stride, dropout=0.1))
 
 
 def fcn_small(classes: int, stride: int = 8) -> FCN:

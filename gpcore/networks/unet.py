@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gpcore.checks import expect
-from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, cropped
+from gpcore.networks.vgg import SCENES, SMALL, VGG16, Stages, Trunk, channels_last, cropped
 
 
 class UNet(Trunk):
@@ -69,7 +69,7 @@ def unpool(x: Tensor, before: Tensor) -> Tensor:
 
 def unet_vgg16(classes: int) -> UNet:
     """U-Net over VGG16's 13 convolutions (16.6 M parameters)."""
-    return UNet(classes, VGG16, (128, 96, 48, 16))
+    return channels_last(UNet(classes, VGG16, (128, 96, 48, 16)))
 
 
 def unet_small(classes: int) -> UNet:

@@ -1,15 +1,17 @@
 """The VGG-style trunk that our segmentation networks share: five named stages of convolutions, each with a pool."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from gpcore.checks import expect
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Network = TypeVar("Network", bound=nn.Module)
 Stages = Sequence[tuple[int, int]]
 VGG16: Stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 SMALL: Stages = ((24, 1), (48, 1), (96, 2), (128, 2), (128, 2))
@@ -102,6 +104,12 @@ class Trunk(nn.Module):
 def cropped(x: Tensor, like: Tensor) -> Tensor:
     """The upper left of x, of the height and width of `like`: what upsampling has made larger, rounded up by pools."""
     return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def channels_last(network: Network) -> Network:
+    """The network with its convolutions' weights, and so what they return, channel by channel within each pixel, in
+    which a CPU runs wide networks a tenth to a fifth faster; values differ by rounding."""
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)
 
 
 def load_imagenet_vgg16(network: Trunk, features: dict[str, Tensor]) -> None:

@@ -59,7 +59,7 @@ CAMVID = Study(
     colours=camvid.COLOURS,
     void=camvid.VOID,
     dataset=camvid.CamVid,
-    images={"train": 24, "val": 20, "test": 24},
+    images={"train": 24, "val": 60, "test": 233},
     batch=1,
     networks=parts.fcns(fcn_vgg16, _RECIPE, start="imagenet")
     | parts.by_store(
@@ -75,11 +75,11 @@ CAMVID = Study(
         ),
         Network(fc_densenet_small, "densenet", _DENSENET, label="FC-DenseNet"),
     ),
-    epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001),
+    epsilons=tuple(0.004 / 2**i for i in range(7, -1, -1)),
     photographs=False,  # they are not ours to publish
     sequences=camvid.SEQUENCES,
-    crfs=parts.crfs((40, 80), (5, 13)),
-    few=6,
+    crfs=parts.crfs((10, 20, 40), (3, 5, 13)),
+    few=60,
     refiners={
         **parts.once("fcn8s", "context", ContextModule, **_short(_DENOISING)),
         **parts.daes(
