@@ -94,9 +94,20 @@ def _interval(value: float, values: Tensor) -> Interval:
     return Interval(value, low, high)
 
 
-def mean(values: Tensor) -> Interval:
-    """The mean of N images' values."""
-    return bootstrap(lambda total: total / len(values), values)
+def per_unit(values: Tensor, units: Tensor | None) -> Tensor:
+    """Values N x ... of images summed over those of one unit, U x ...: what `bootstrap` is to resample where images are
+    not independent, as frames of a video. `units` numbers the unit of each image, in any way; None: each is its own."""
+    if units is None:
+        return values
+    expect("units", f"{len(units)} of them", len(units) == len(values), f"one for each of {len(values)} images")
+    known, place = units.unique(return_inverse=True)
+    return values.new_zeros(len(known), *values.shape[1:]).index_add(0, place, values)
+
+
+def mean(values: Tensor, units: Tensor | None = None) -> Interval:
+    """The mean of N images' values; resampled are images, or the units N that they belong to."""
+    sums, number = (per_unit(each, units) for each in (values, torch.ones(len(values), dtype=torch.long)))
+    return bootstrap(lambda total, images: total / images, sums, number)
 
 
 def points(before: Tensor, after: Tensor) -> Tensor:

@@ -93,6 +93,13 @@ class Middles(Scenes):
 
 
 @pytest.fixture
+def withheld(study, monkeypatch):
+    """The study as the runner's --record sees one whose pictures are not ours."""
+    monkeypatch.setenv("GPCORE_RECORD", "1")
+    return dataclasses.replace(study, photographs=False)
+
+
+@pytest.fixture
 def study(monkeypatch):
     """The digits with an untrained network, whose predictions change at the slightest step of EPSILON."""
     torch.manual_seed(0)

@@ -168,3 +168,18 @@ def test_difference_resamples_both_by_themselves():
     assert found == pytest.approx([alone.value - 3, alone.low - 3, alone.high - 3])
     same = metrics.difference(lambda s: s / 4, [ours], lambda s: s / 4, [ours])
     assert same.value == 0 and same.low < 0 < same.high  # not paired
+
+
+def test_units_are_resampled_whole():
+    """Frames of one unit are alike: as many units, each of one frame, give the same interval of the mean."""
+    values, units = torch.tensor([1.0, 1, 2, 2, 2, 2, 6, 6]), torch.tensor([7, 7, 3, 3, 3, 3, 0, 0])
+    assert metrics.per_unit(values, units).tolist() == [12, 8, 2]
+    assert metrics.per_unit(values, None) is values
+    found, singly = metrics.mean(values, units), metrics.mean(values)
+    drawn = torch.randint(3, (1000, 3), generator=torch.Generator().manual_seed(0))
+    means = torch.tensor([12.0, 8, 2])[drawn].sum(1) / torch.tensor([2.0, 4, 2])[drawn].sum(1)
+    ends = means.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    assert [*found] == pytest.approx([22 / 8, *ends])
+    assert found.low < singly.low < singly.high < found.high
+    with pytest.raises(ValueError, match="units: got 3 of them, expected one for each of 8 images"):
+        metrics.per_unit(values, units[:3])

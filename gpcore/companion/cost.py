@@ -59,7 +59,7 @@ def places(study: Study, name: str) -> dict[str, float]:
 
 def _tasks(study: Study, name: str) -> dict[str, Callable[[], object]]:
     network = study.network(name)
-    images, _ = next(study.batches("test", study.batch))
+    images, _ = study.sample()
 
     def alone() -> None:
         with torch.no_grad():

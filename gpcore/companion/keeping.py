@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor
 from gpcore import paths
 from gpcore.companion.studies import Study
 
+Agree = Callable[[Tensor, Tensor], bool]
+CLOSE = 0.02  # of the size of a batch's values, by how much they may differ on another machine
 SAME = 0.002  # the share of a batch's pixels that another machine may answer otherwise; a guided step changes 2 %
 # the same of how many are right after many steps of an attack: rounding by 1e-7 moves that by up to .07 of an image
 CHAOTIC = 0.1
@@ -31,7 +34,7 @@ def part(whole: Path) -> Path:
 def keep(place: Path, found: Tensor) -> None:
     """Writes a tensor there, whole numbers in as few bits as the largest needs, if the runner's --record asks for it;
     what was kept of its beginning goes."""
-    if os.environ.get("GPCORE_KEEP"):
+    if os.environ.get("GPCORE_RECORD"):
         array = found.numpy()
         if not found.is_floating_point():
             array = array.astype(np.min_scalar_type(int(found.max())))
@@ -48,18 +51,32 @@ def read(place: Path) -> Tensor:
     return found if found.is_floating_point() else found.long()
 
 
-def known(whole: Path, first: Tensor, chaotic: bool = False) -> Tensor | None:
-    """The counts kept in a file, A x N x K x K, or of their beginning, if those of their first images are `first` but
-    for a few pixels: machines differ. `chaotic`: in how many are right."""
+def known(whole: Path, first: Tensor, agree: Agree) -> Tensor | None:
+    """What is kept in a file, A x N x ..., or of its beginning, if what it says of the first images agrees with
+    `first`: machines differ."""
     for place in (whole, part(whole)):
-        if place.is_file() and _agree(found := read(place), first, chaotic):
-            return found
+        if place.is_file():
+            found = read(place)
+            fits = found.shape[0] == len(first) and found.shape[1] >= first.shape[1]
+            if fits and found.shape[2:] == first.shape[2:] and agree(found[:, : first.shape[1]], first):
+                return found
     return None
 
 
-def _agree(found: Tensor, first: Tensor, chaotic: bool) -> bool:
-    if found.shape[0] != len(first) or found.shape[1] < first.shape[1] or found.shape[2:] != first.shape[2:]:
-        return False
-    change, pixels = found[:, : first.shape[1]] - first, first.sum((1, 2, 3))
-    right, any_class = change.diagonal(dim1=2, dim2=3).sum((1, 2)).abs(), change.abs().sum((1, 2, 3)) / 2
-    return bool((right <= CHAOTIC * pixels if chaotic else any_class <= SAME * pixels).all())
+def classes_agree(kept: Tensor, found: Tensor) -> bool:
+    """Whether counts A x B x K x K are the same but for a few pixels of every image."""
+    moved = (kept - found).abs().sum((1, 2, 3)) / 2
+    return bool((moved <= SAME * found.sum((1, 2, 3))).all())
+
+
+def right_agree(kept: Tensor, found: Tensor) -> bool:
+    """Whether about as many pixels are right in counts A x B x K x K."""
+    right = (kept - found).diagonal(dim1=2, dim2=3).sum((1, 2)).abs()
+    return bool((right <= CHAOTIC * found.sum((1, 2, 3))).all())
+
+
+def values_agree(kept: Tensor, found: Tensor) -> bool:
+    """Whether each of A measurements of a batch, A x B x ..., differs by a small share of its size; NaN agrees with
+    NaN alone."""
+    apart, size = ((each.nan_to_num(0)).flatten(1).norm(dim=1) for each in (kept - found, found))
+    return torch.equal(kept.isnan(), found.isnan()) and bool((apart <= CLOSE * size).all())

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from gpcore.untouched import hooked
 OFTEN = 60  # seconds after which what is measured so far is kept
 T = TypeVar("T")
 Answer = Callable[[Tensor], Tensor]  # from images B x 3 x H x W to scores B x K x H x W
+Values = Callable[[Tensor, Tensor], Tensor]  # from images and their labels to A x B x ...
 Answers = Callable[[Tensor, Tensor], Iterable[Tensor]]  # from images and their labels B x H x W to several such scores
 
 
@@ -29,20 +29,25 @@ def count_pixels(study: Study, scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([metrics.confusion(p, t, len(study.classes), study.void) for p, t in pairs])
 
 
-def count(
-    study: Study, answers: Answers, split: str, images: int | None = None, *, keep: str = "", chaotic: bool = False
+def collect(
+    study: Study,
+    values: Values,
+    split: str,
+    images: int | None = None,
+    *,
+    keep: str = "",
+    agree: keeping.Agree = keeping.classes_agree,
 ) -> Tensor:
-    """Confusion counts of each of A answers to a split's images, A x N x K x K; nothing keeps a graph meanwhile.
+    """What `values` says of the N images of a split, A x N x ..., batch by batch; nothing keeps a graph meanwhile.
 
     What was measured once under the name `keep` is read from data/counts, if the first batch, which is always measured
     anew, agrees with what is kept there; else everything is measured anew. The runner's --record keeps it, and of long
-    measurements what there is every minute, from which an interrupted one goes on. Where small differences between
-    machines grow, as in strong attacks, `chaotic` has them agree in how many pixels are right only. Where the images
-    are not to be had, what is kept is taken as it is.
+    measurements what there is every minute, from which an interrupted one goes on. Where the images are not to be had,
+    what is kept is taken as it is.
     """
     total = len(study.indices(split, images))
     file = keeping.file(study, f"{keep} {split} {total}") if keep else None
-    if file and file.is_file() and _absent(study, split):
+    if file and file.is_file() and not study.present:
         return keeping.read(file)
     parts, seen, done, saved = list[Tensor](), 0, 0, time.monotonic()
     with torch.no_grad():
@@ -50,8 +55,8 @@ def count(
             seen += len(x)
             if seen <= done:
                 continue  # an interrupted measurement has them
-            parts.append(torch.stack([count_pixels(study, scores, y) for scores in answers(x, y)]))
-            if file and len(parts) == 1 and (known := keeping.known(file, parts[0], chaotic)) is not None:
+            parts.append(values(x, y))
+            if file and len(parts) == 1 and (known := keeping.known(file, parts[0], agree)) is not None:
                 parts, done = [known], known.shape[1]
                 if done >= total:
                     return known
@@ -64,13 +69,35 @@ def count(
     return found
 
 
-def _absent(study: Study, split: str) -> bool:
-    """Whether the images are not on this machine, as photographs may be that are not ours to publish."""
-    try:
-        study.dataset(split)
-    except FileNotFoundError:
-        return True
-    return False
+def count(
+    study: Study,
+    answers: Answers,
+    split: str,
+    images: int | None = None,
+    *,
+    keep: str = "",
+    chaotic: bool = False,
+    frames: bool = False,
+) -> Tensor:
+    """Confusion counts of each of A answers to a split's images, A x N x K x K: of every image, but of a video, unless
+    its `frames` are asked for, summed over the units that a bootstrap may resample; see `Study.units`.
+
+    `keep` is that of `collect`. Where small differences between machines grow, as in strong attacks, `chaotic` has them
+    agree in how many pixels are right only.
+    """
+
+    def counted(x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([count_pixels(study, scores, y) for scores in answers(x, y)])
+
+    agree = keeping.right_agree if chaotic else keeping.classes_agree
+    found = collect(study, counted, split, images, keep=keep, agree=agree)
+    return found if frames else by_unit(study, split, found, 1)
+
+
+def by_unit(study: Study, split: str, values: Tensor, dim: int = 0) -> Tensor:
+    """Values of a split's N images, the dimension `dim`, summed over the units of `Study.units`."""
+    units = study.units(split, values.shape[dim])
+    return metrics.per_unit(values.movedim(dim, 0), units).movedim(0, dim)
 
 
 def answer_counts(
@@ -91,25 +118,12 @@ def answer_counts(
     return dict(zip(answers, count(study, changed, split, images, keep=keep), strict=True))
 
 
-def by_block(study: Study, split: str, counts: Tensor, frames: int = 10) -> Tensor:
-    """What a bootstrap may resample: counts N x ... of independent images as they are, of a video's summed over blocks
-    of so many consecutive frames of one sequence, since neighbours resemble each other."""
-    if split not in study.sequences:
-        return counts
-    ends = np.cumsum(study.sequences[split])
-    where = np.array(study.indices(split, len(counts)))
-    sequence = np.searchsorted(ends, where, side="right")
-    block = (where - (ends - study.sequences[split])[sequence]) // frames
-    _, units = np.unique(np.stack([sequence, block]), axis=1, return_inverse=True)
-    summed = counts.new_zeros(units.max() + 1, *counts.shape[1:])
-    return summed.index_add(0, torch.from_numpy(units.reshape(-1)), counts)
-
-
 def guided_counts(
     study: Study, name: str, split: str, *, epsilon: float | None = None, images: int | None = None, seed: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Confusion counts before and after one guided step, 2 x N x K x K, and per image the pixels "corrected" and
-    "newly_wrong", each N.  `epsilon` is the network's own unless given; `seed` that of the network's training."""
+    """Confusion counts before and after one guided step, 2 x N x K x K as those of `count`, and the pixels "corrected"
+    and "newly_wrong" of every image, each N, frames of a video too.  `epsilon` is the network's own unless given;
+    `seed` that of the network's training."""
     network = study.network(name, seed)
     own = study.epsilon(name, seed) if epsilon is None else epsilon
 
@@ -117,10 +131,11 @@ def guided_counts(
         before, after = (scores.max(1).indices for scores in guide(network, x, own).trajectory)
         return before, after, torch.where(before == y, after, before)  # the last is right where both are
 
-    before, after, both = count(study, step, split, images, keep=f"guided {name} seed{seed} {own:g}")
+    keep = f"guided {name} seed{seed} {own:g}"
+    before, after, both = count(study, step, split, images, keep=keep, frames=True)
     right_before, right_after, kept = (each.diagonal(dim1=1, dim2=2).sum(1) for each in (before, after, both))
     changed = {"corrected": right_after - kept, "newly_wrong": right_before - kept}
-    return torch.stack([before, after]), changed
+    return by_unit(study, split, torch.stack([before, after]), 1), changed
 
 
 def sweep_counts(
@@ -134,7 +149,7 @@ def sweep_counts(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """Confusion counts after one guided step, for each epsilon (0 is the network alone): E x N x K x K.
+    """Confusion counts as `count`'s after one guided step, for each epsilon (0 is the network alone): E x N x K x K.
 
     `labels` is a strategy of `guide`, or "truth" for the ideal direction; other options are `sweep`'s; `seed` is that
     of the network's training.

@@ -81,7 +81,7 @@ def reproduce(
     # glibc then keeps freed memory for the next tensors, which saves a tenth of the time.
     extra |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
     extra["GPCORE_FINISHED"] = str(figures.resolve())
-    extra |= {"GPCORE_KEEP": "1"} if record else {}
+    extra |= {"GPCORE_RECORD": "1"} if record else {}
     outcomes, process = list[Outcome](), dict[str, Any]()
 
     def one(notebook: Path) -> None:

@@ -68,12 +68,13 @@ def trained(
 
 def measured(study: Study, name: str, seed: int) -> dict[str, float]:
     """What a row says of one network."""
-    counts, _ = measure.guided_counts(study, name, study.main, images=min(IMAGES, study.images[study.main]), seed=seed)
+    images = min(IMAGES, study.images[study.main])
+    counts, _ = measure.guided_counts(study, name, study.main, images=images, seed=seed)
     base, guided = (100 * metrics.miou(counts.sum(1))).tolist()
     gain, low, high = metrics.gain(*counts)
     tuned = study.tuned(name, seed)
     found = {"epsilon": tuned["epsilon"], "val": tuned["val"], "base": base, "guided": guided}
-    return found | {"gain": gain, "low": low, "high": high, "images": counts.shape[1]}
+    return found | {"gain": gain, "low": low, "high": high, "images": images}
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ def test_trainings_are_the_first_and_the_others_network_by_network(monkeypatch, 
     right, wrong = torch.tensor([[4, 0], [0, 4]]), torch.tensor([[2, 2], [2, 2]])
     before = torch.stack([wrong, right, wrong, right])  # two are compared, the first and the third
     after = {"unet": before, "fcn8s": right.expand(4, 2, 2)}
-    measured = {name: (torch.stack([before, counts]), None) for name, counts in after.items()}
+    pixels = {"corrected": torch.zeros(4)}
+    measured = {name: (torch.stack([before, counts]), pixels) for name, counts in after.items()}
     found = architectures.trainings(DIGITS, measured)
     assert found[["network", "seed", "images"]].to_numpy().tolist() == [["unet", 0, 2], ["fcn8s", 0, 2]]
     assert found["base"].tolist() == pytest.approx([100 / 3, 100 / 3])  # IoU 2 / 6

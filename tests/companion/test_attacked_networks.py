@@ -63,7 +63,7 @@ def test_names_of_what_is_kept_tell_network_training_weights_and_settings():
 @pytest.fixture
 def keeping(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "COUNTS", tmp_path)
-    monkeypatch.setenv("GPCORE_KEEP", "1")
+    monkeypatch.setenv("GPCORE_RECORD", "1")
     return tmp_path
 
 
@@ -213,7 +213,7 @@ def test_a_perturbation_is_found_once_and_kept_in_half_precision(study, keeping,
     assert len(tries) == 1 and torch.equal(first, again) and torch.equal(first, v.half().float())
     attacked_networks.kept(study, "v of another", find)
     assert len(tries) == 2
-    monkeypatch.delenv("GPCORE_KEEP")
+    monkeypatch.delenv("GPCORE_RECORD")
     assert attacked_networks.kept(study, "third", find).shape == (3, 4, 5) and len([*keeping.glob("*/*.npz")]) == 2
 
 

@@ -1,5 +1,3 @@
-import dataclasses
-
 import torch
 
 from gpcore.companion.experiments import crf_comparison
@@ -10,7 +8,7 @@ def test_right_pixels_are_those_on_the_diagonal():
     assert crf_comparison.right_pixels(torch.tensor([[[3, 1], [2, 4]], [[5, 0], [9, 0]]])).tolist() == [7, 5]
 
 
-def test_variants_stand_above_what_they_change(study):
+def test_variants_stand_above_what_they_change(study, withheld):
     network = study.network("fcn8s")
 
     def answers(x, y):
@@ -27,6 +25,5 @@ def test_variants_stand_above_what_they_change(study):
     assert [panel.title for panel in below[2:]] == [f"net {each - right[0]:+d} px" for each in right[1:]]
     for panel, after in zip(below[2:], maps[1:], strict=True):
         assert torch.equal(panel.data, panels.change_map(maps[0], after, y[0], study.void))
-    withheld = dataclasses.replace(study, photographs=False)
     (above, below) = crf_comparison.variant_panels(withheld, {2: ""}, answers, ["alone", "flipped", "negative"])
     assert [panel.kind for panel in above + below] == ["labels"] * 3 + ["changes"] * 3

@@ -51,10 +51,29 @@ def test_by_size_names_the_edges_and_compares_the_ends():
 def test_by_scene_makes_groups_of_equal_number_by_rising_share():
     shares = torch.tensor([30.0, 10, 20, 40])
     counts = torch.stack([pairs([5, 5, 5, 5]), pairs([7, 6, 6, 8])])
-    rows = pd.DataFrame(expectations.by_scene("ground", counts, shares, groups=2))
+    found = expectations.Measured(counts, torch.empty(0), torch.empty(0))
+    rows = pd.DataFrame(expectations.by_scene("ground", found, shares, groups=2))
     assert rows["place"].tolist() == ["10–20", "30–40", "last − first"] and rows["images"].tolist() == [2, 2, 4]
     assert rows["value"].tolist() == pytest.approx([iou(6) - iou(5), iou(7.5) - iou(5), iou(7.5) - iou(6)])
     assert rows.loc[2, ["low", "high"]].tolist() == pytest.approx([iou(7) - iou(6), iou(8) - iou(6)])
+
+
+def test_of_a_video_groups_and_sizes_are_resampled_by_its_blocks():
+    """Two blocks in each group: intervals of four frames in two blocks reach from one block's gain to the other's."""
+    counts = torch.stack([pairs([5] * 8), pairs([6, 6, 8, 8, 7, 7, 9, 9])])
+    sizes = torch.tensor([[[10] * 8, [1, 1, 3, 3, 2, 2, 4, 4], [0] * 8]])
+    units = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    found = expectations.Measured(counts, torch.empty(0), sizes, units)
+    first, last, _ = expectations.by_scene("ground", found, torch.arange(8.0), groups=2)
+    assert [first[end] for end in ("low", "high")] == pytest.approx([iou(6) - iou(5), iou(8) - iou(5)])
+    assert [last[end] for end in ("low", "high")] == pytest.approx([iou(7) - iou(5), iou(9) - iou(5)])
+    assert (first["images"], last["images"]) == (4, 4)
+    row, _ = expectations.by_size({"fcn8s": found}, [0, 9])
+    assert (row["value"], row["images"]) == (25, 8)
+    spread = torch.randint(4, (1000, 4), generator=torch.Generator().manual_seed(0))
+    means = torch.tensor([10.0, 30, 20, 40])[spread].mean(1)
+    ends = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    assert [row["low"], row["high"]] == pytest.approx(ends)
 
 
 def test_by_training_compares_the_last_gain_with_the_first():

@@ -53,10 +53,9 @@ def test_scene_figure_by_hand(study):
     plt.close(figure)
 
 
-def test_scene_figure_draws_nothing_that_may_not_be_shown(study):
-    hidden = dataclasses.replace(study, photographs=False)
+def test_scene_figure_draws_nothing_that_may_not_be_shown(withheld):
     figure, _ = guided_steps.scene_figure(
-        hidden, ["fcn8s"], 0, lambda name: lambda x, y: map(scored, (WRONG_TWICE, BETTER)), ["own step"]
+        withheld, ["fcn8s"], 0, lambda name: lambda x, y: map(scored, (WRONG_TWICE, BETTER)), ["own step"]
     )
     assert [axes.get_title() for axes in figure.axes] == ["prediction", "own step", "2 pixels wrong", "+1 −0 pixels"]
     plt.close(figure)

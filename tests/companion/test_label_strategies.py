@@ -46,7 +46,8 @@ def test_each_label_beside_the_first_by_hand():
         "onehot": torch.stack([pairs([5, 5]), pairs([8, 8])]),
         "top2": torch.stack([pairs([5, 5]), pairs([6, 6])]),
     }
-    first, second = label_strategies.judged(counts, {("unet", "onehot"): 1, ("unet", "top2"): -2}, "unet").to_numpy()
+    picked = {("unet", "onehot"): 1, ("unet", "top2"): -2}
+    first, second = label_strategies.judged(counts, picked, "unet", 2).to_numpy()
     above, below = iou(8) - iou(5), iou(6) - iou(5)
     assert first.tolist() == ["onehot", 1, *[pytest.approx(above)] * 3, 0, 0, 0, 2]
     assert second.tolist() == ["top2", -2, *[pytest.approx(below)] * 3, *[pytest.approx(above - below)] * 3, 2]

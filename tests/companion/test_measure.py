@@ -1,12 +1,13 @@
 import dataclasses
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from conftest import CRF, EPSILON, scenes
 
 from gpcore import metrics, paths
-from gpcore.companion import measure
+from gpcore.companion import keeping, measure
 from gpcore.companion.studies import DIGITS, Study
 from gpcore.crf import dense_crf
 from gpcore.perturb import guide
@@ -121,7 +122,7 @@ def test_counts_are_of_every_image_under_every_answer(study, steps):
 def kept(study, tmp_path, monkeypatch):
     """A study of five images in batches of two, its counts kept below tmp_path, and how many batches were measured."""
     monkeypatch.setattr(paths, "COUNTS", tmp_path)
-    monkeypatch.setenv("GPCORE_KEEP", "1")
+    monkeypatch.setenv("GPCORE_RECORD", "1")
     study, measured = dataclasses.replace(study, images={"test": 5}, batch=2), []
 
     def count(classes, keep="one", images=None):
@@ -144,7 +145,7 @@ def test_what_is_kept_is_read_once_the_first_batch_agrees(kept, tmp_path, monkey
     blob = file.read_bytes()
     again, measured = kept(dark)
     assert len(measured) == 1 and torch.equal(again, first) and again.dtype == first.dtype
-    monkeypatch.delenv("GPCORE_KEEP")
+    monkeypatch.delenv("GPCORE_RECORD")
     file.write_bytes(blob)
     assert len(kept(dark)[1]) == 1
     for other in ({"keep": "two"}, {"images": 4}):  # another name, other images
@@ -179,9 +180,9 @@ def test_an_interrupted_measurement_goes_on_where_it_was(kept, tmp_path, monkeyp
         kept(killed)
     (part,) = tmp_path.glob("digits/one_test_5-*.part.npz")
     blob = part.read_bytes()
-    monkeypatch.delenv("GPCORE_KEEP")
+    monkeypatch.delenv("GPCORE_RECORD")
     assert len(kept(dark)[1]) == 2 and part.read_bytes() == blob  # who keeps nothing takes nothing away
-    monkeypatch.setenv("GPCORE_KEEP", "1")
+    monkeypatch.setenv("GPCORE_RECORD", "1")
     found, measured = kept(dark)
     assert len(measured) == 2  # the first anew, to compare, and the third
     (file,) = tmp_path.glob("digits/*")
@@ -202,7 +203,8 @@ def test_without_the_images_what_is_kept_is_taken_as_it_is(kept, study, monkeypa
         raise FileNotFoundError("no photographs")
 
     bare = dataclasses.replace(study, images={"test": 5}, batch=2, dataset=gone, sequences={"test": (5,)})
-    assert torch.equal(measure.count(bare, lambda x, y: pytest.fail("asked"), "test", keep="one"), first)
+    taken = partial(measure.count, bare, lambda x, y: pytest.fail("asked"), "test", keep="one")
+    assert torch.equal(taken(frames=True), first) and torch.equal(taken(), first.sum(1, keepdim=True))
     with pytest.raises(FileNotFoundError, match="no photographs"):
         measure.count(bare, dark, "test", keep="another")
 
@@ -251,15 +253,47 @@ def test_what_is_remembered_is_the_same_batch_and_not_an_equal_one():
     assert answer(first, 2).tolist() == [2, 2] and len(asked) == 3
 
 
-def test_blocks_are_consecutive_frames_of_one_sequence(study):
+def test_units_are_blocks_of_consecutive_frames_of_one_sequence(study):
     """Frames that count themselves, of videos of 12 and 23 frames: blocks end with their video."""
     video = dataclasses.replace(study, dataset=lambda split: range(35), sequences={"test": (12, 23)})
     counts = torch.arange(35).view(35, 1).expand(35, 2)
-    summed = measure.by_block(video, "test", counts)
+    summed = measure.by_unit(video, "test", counts)
     ends = [(0, 10), (10, 12), (12, 22), (22, 32), (32, 35)]
     assert summed.tolist() == [[sum(range(*end))] * 2 for end in ends]
-    # of evenly spaced frames 0, 7, 14, 21, 28, those in the same block
-    few = measure.by_block(video, "test", torch.tensor([1, 2, 4, 8, 16]))
-    assert few.tolist() == [1 + 2, 4 + 8, 16]
-    assert torch.equal(measure.by_block(video, "val", counts), counts)
-    assert torch.equal(measure.by_block(study, "test", counts), counts)
+    assert torch.equal(measure.by_unit(video, "test", counts.T, 1), summed.T)
+    assert video.number("test", 35) == 5 and study.number("test", 3) == 3
+    # of seven frames, every fifth: 0, 5 | 10 | 15, 20 | 25, 30
+    assert video.units("test", 7).tolist() == [0, 0, 1, 2, 2, 3, 3]
+    assert study.units("test") is None and torch.equal(measure.by_unit(study, "test", counts), counts)
+
+
+def test_of_a_video_counts_are_those_of_its_blocks(kept, study, monkeypatch):
+    """And the frames' own where they are asked for; one file holds them for both."""
+    video = dataclasses.replace(study, images={"test": 5}, batch=2, sequences={"test": (2, 3)})
+    whole = measure.count(video, dark, "test", keep="both", frames=True)
+    blocks = measure.count(video, lambda x, y: dark(x, y) if len(x) == 2 else pytest.fail("anew"), "test", keep="both")
+    assert whole.shape == (2, 5, 11, 11)
+    assert torch.equal(blocks, torch.stack([whole[:, :2].sum(1), whole[:, 2:].sum(1)], 1))
+
+
+def test_other_values_are_kept_too_and_agree_by_their_size(kept, study):
+    """Here brightness: a batch that is a hundredth brighter is taken for the same on another machine."""
+    study, asked = dataclasses.replace(study, images={"test": 5}, batch=2), []
+
+    def bright(factor, gap=0.0):
+        def values(x, y):
+            asked.append(len(x))
+            return torch.stack([factor * x.mean((1, 2, 3)), torch.full((len(x),), gap)])
+
+        asked.clear()
+        keep = {"keep": "bright", "agree": keeping.values_agree}
+        return measure.collect(study, values, "test", **keep), [*asked]
+
+    first, measured = bright(1)
+    assert measured == [2, 2, 1] and first.shape == (2, 5)
+    found, measured = bright(1.01)
+    assert measured == [2] and torch.equal(found, first)
+    assert bright(1.05)[1] == [2, 2, 1]
+    gaps, _ = bright(1.05, float("nan"))
+    found, measured = bright(1.05, float("nan"))
+    assert measured == [2] and torch.allclose(found, gaps, equal_nan=True)

@@ -189,3 +189,24 @@ def test_distances_of_two_kinds_are_compared_on_the_same_images():
         pd.DataFrame(rows, columns=["image", "kind", "distance", "pixels"]), "corrected", "base error"
     )
     assert found == pytest.approx((2, 2, 2))
+
+
+def test_rows_of_a_video_are_resampled_by_its_units():
+    """Every function over rows with an image gives for units of equal frames what it gives for one frame of each."""
+    rows = pd.DataFrame({"image": range(6), "v": [1.0, 1, 2, 2, 6, 6], "w": 0.0})
+    marked = tables.with_units(rows, torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert tables.with_units(rows, None) is rows and marked["unit"].tolist() == [0, 0, 1, 1, 2, 2]
+    single = rows[::2].reset_index(drop=True).assign(image=range(3))
+    assert tables.mean(marked, "v") == tables.mean(single, "v") != tables.mean(rows, "v")
+    each = [tables.by_group(part.assign(g="a"), "g", "v").iloc[0].tolist() for part in (marked, single)]
+    assert each[0] == each[1]
+
+    def margins(part):
+        long = part.melt([c for c in ("image", "unit") if c in part], var_name="method", value_name="x")
+        return tables.margin(long, "x", "v", "w", scale=2)
+
+    assert margins(marked) == margins(single) == tables.mean(single, "v", scale=2)
+    pixels = {"kind": "a", "pixels": 4}
+    far = [part.assign(distance=part["v"].astype(int), **pixels) for part in (marked, single)]
+    ends = [tables.distance_medians(part)[["median", "low", "high"]].iloc[0].tolist() for part in far]
+    assert ends[0] == ends[1]

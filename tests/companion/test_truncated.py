@@ -59,7 +59,7 @@ def test_costs_are_multiples_of_the_network_alone(layered, monkeypatch):
     times = pd.DataFrame({"network": "fcn8s", "place": places, "milliseconds": [4.0, 10.0, 6.0]})
     other = times.assign(network="fcn32s", milliseconds=99.0)
     rows = truncated.cost_rows(layered, COUNTS, pd.concat([other, times])).set_index("place")
-    assert rows["network"].tolist() == ["FCN-8s"] * 3 and rows["images"].tolist() == [2] * 3
+    assert rows["network"].tolist() == ["FCN-8s"] * 3 and rows["images"].tolist() == [4] * 3
     assert rows["time_ratio"].tolist() == [1, 2.5, 1.5] and rows["operations_ratio"].tolist() == [1, 3, 1.5]
     assert rows["gain"].tolist() == pytest.approx([0, iou(8) - iou(5), iou(8) - iou(5)])
     assert rows["epsilon"].tolist()[1:] == [EPSILON, 0.5]

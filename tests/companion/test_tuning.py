@@ -87,9 +87,10 @@ def test_the_best_crf_of_the_best_is_kept(monkeypatch):
     monkeypatch.setattr(tuning, "choose", lambda *args, **options: (50.0, 0.1, {}))
     monkeypatch.setattr(tuning, "layer_scale", lambda *args: 1.0)
     rounds = [[4, 9, 7, 8, 6, 2, 5, 3], [5, 9, 6, 4, 7, 3]]
-    asked = []
+    asked, names = [], set()
 
-    def count(*args):
+    def count(*args, keep):
+        names.add(keep)
         asked.append(args)
         return torch.stack([pairs([h - 1, h + 1]) for h in rounds[len(asked) - 1]])
 
@@ -97,6 +98,7 @@ def test_the_best_crf_of_the_best_is_kept(monkeypatch):
     tuned = tuning.tune(study, "fcn8s")
     images = study.images["val"]
     assert [(args[0], *args[2:]) for args in asked] == [(study, "val", images // 5), (study, "val", images)]
+    assert len(names) == 2  # another grid is kept apart
     # on a fifth 1, 3, 2, 4, 6, 0 are the best, in that order; of these 3 is the best on all
     assert tuned["crf"] == {"gaussian": [3, 3]}
     assert {json.loads(crf)["gaussian"][1]: score for crf, score in tuned["grid"].items()} == {

@@ -109,7 +109,7 @@ def test_counts_are_those_of_every_way_to_answer(toys):
 
 
 def test_counts_of_other_trainings_are_read_as_they_were_kept(toys, monkeypatch):
-    monkeypatch.setenv("GPCORE_KEEP", "1")
+    monkeypatch.setenv("GPCORE_RECORD", "1")
     first, second = (assignment.counts(toys, "no-skips", seed) for seed in (0, 1))
     assert not torch.equal(first[assignment.ALONE], second[assignment.ALONE])
     monkeypatch.setattr(weights, "load", lambda name: pytest.fail(f"{name} is not here"))

@@ -1,7 +1,6 @@
 """Notebook 06: what other trainings gain, and several networks' predictions side by side."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 import torch
@@ -16,13 +15,14 @@ from gpcore.perturb import guide
 COLUMNS = ["network", "seed", "base", "gain", "low", "high", "images"]
 
 
-def trainings(study: Study, measured: Mapping[str, tuple[Tensor, Any]]) -> pd.DataFrame:
+def trainings(study: Study, measured: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]) -> pd.DataFrame:
     """The first training of every network, from its `measure.guided_counts` over a whole split, and those from other
     seeds that `spread` measured, on the same images, network by network."""
     rows = []
-    for name, (counts, _) in measured.items():
+    for name, (counts, pixels) in measured.items():
         part = counts[:, spread.evenly(counts.shape[1])]
-        rows.append((name, 0, 100 * metrics.miou(part[0].sum(0)).item(), *metrics.gain(*part), part.shape[1]))
+        images = min(spread.IMAGES, len(pixels["corrected"]))
+        rows.append((name, 0, 100 * metrics.miou(part[0].sum(0)).item(), *metrics.gain(*part), images))
     first, known = pd.DataFrame(rows, columns=COLUMNS), spread.rows(study)
     others = known[(known["seed"] > 0) & known["network"].isin(measured)]
     found = pd.concat([first, others[COLUMNS]]) if len(others) else first
@@ -30,13 +30,17 @@ def trainings(study: Study, measured: Mapping[str, tuple[Tensor, Any]]) -> pd.Da
     return found.sort_values(["network", "seed"], key=lambda c: c.map(order) if c.name == "network" else c)
 
 
-def net_pixels(measured: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]) -> pd.DataFrame:
+def net_pixels(
+    measured: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]], units: Tensor | None = None
+) -> pd.DataFrame:
     """For each network's `measure.guided_counts`: pixels per image corrected, newly wrong, and the first less the
-    second with its interval."""
+    second with its interval over images or their units."""
     rows = []
     for name, (_, pixels) in measured.items():
         corrected, wrong = (pixels[kind].double() for kind in ("corrected", "newly_wrong"))
-        rows.append((name, corrected.mean().item(), wrong.mean().item(), *metrics.mean(corrected - wrong), len(wrong)))
+        rows.append(
+            (name, corrected.mean().item(), wrong.mean().item(), *metrics.mean(corrected - wrong, units), len(wrong))
+        )
     return pd.DataFrame(rows, columns=["network", "corrected", "newly wrong", "net", "low", "high", "images"])
 
 
@@ -63,7 +67,7 @@ def side_by_side(study: Study, names: Sequence[str], scenes: Sequence[int]) -> l
     for scene in scenes:
         x, truth = study.scene(scene)
         columns = []
-        if study.photographs:
+        if study.shown:
             blank = Panel("image", torch.ones_like(x[0]))
             columns.append([Panel("image", x[0], f"scene {scene}"), Panel("labels", truth[0], "truth"), blank])
         for name, network in networks.items():

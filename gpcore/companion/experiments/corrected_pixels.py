@@ -9,10 +9,13 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from gpcore import metrics
+from gpcore.companion import keeping, measure
 from gpcore.companion.measure import changes
 from gpcore.companion.report import tables
 from gpcore.companion.studies import Study
 from gpcore.perturb import guide
+
+KINDS = ("base error", "corrected", "newly wrong")  # of `changes`
 
 
 def change_rows(study: Study, name: str, split: str, count: int | None = None) -> pd.DataFrame:
@@ -21,19 +24,29 @@ def change_rows(study: Study, name: str, split: str, count: int | None = None) -
 
     `distance` is in whole pixels, rounded down; a kind that never occurs in an image has no row there.
     """
-    network, epsilon, image, parts = study.network(name), study.epsilon(name), 0, list[pd.DataFrame]()
+    network, epsilon = study.network(name), study.epsilon(name)
     ground = study.classes.index("ground") if "ground" in study.classes else -1
-    for x, y in study.batches(split, count):
-        guided = guide(network, x, epsilon)
-        for before, after, truth in zip(guided.before.max(1).indices, guided.after.max(1).indices, y, strict=True):
-            # an image of one class has no boundary: its pixels count as farther than any
-            near = boundary_distance(truth).nan_to_num(posinf=max(truth.shape)).long()
-            for kind, mask in changes(before, after, truth, study.void).items():
-                pixels = pd.DataFrame({"distance": near[mask].numpy(), "on_objects": (truth[mask] != ground).numpy()})
-                found = pixels.groupby("distance")["on_objects"].agg(pixels="size", on_objects="sum").reset_index()
-                parts.append(found.assign(image=image, kind=kind))
-            image += 1
-    return pd.concat(parts)[["image", "kind", "distance", "pixels", "on_objects"]].reset_index(drop=True)
+
+    def values(x: Tensor, y: Tensor) -> Tensor:  # 3 x B x D x 2
+        before, after = (scores.max(1).indices for scores in guide(network, x, epsilon).trajectory)
+        # an image of one class has no boundary: its pixels count as farther than any
+        far = max(y.shape[1:])
+        near = torch.stack([boundary_distance(truth) for truth in y]).nan_to_num(posinf=far).long()
+        place = torch.arange(len(y)).view(-1, 1, 1) * (far + 1) + near
+        found = []
+        for mask in changes(before, after, y, study.void).values():
+            pixels = [place[each].bincount(minlength=len(y) * (far + 1)) for each in (mask, mask & (y != ground))]
+            found.append(torch.stack([each.view(len(y), far + 1) for each in pixels], -1))
+        return torch.stack(found)
+
+    keep = f"distances {name} {epsilon:g}"
+    found = measure.collect(study, values, split, count, keep=keep, agree=keeping.values_agree)
+    kind, image, distance = found[..., 0].nonzero(as_tuple=True)
+    pixels, on_objects = found[kind, image, distance].T
+    columns = {"image": image, "kind": kind, "distance": distance, "pixels": pixels, "on_objects": on_objects}
+    rows = pd.DataFrame({column: each.numpy() for column, each in columns.items()})
+    rows = rows.sort_values(["image", "kind", "distance"], ignore_index=True)
+    return tables.with_units(rows.assign(kind=np.array(KINDS)[rows["kind"]]), study.units(split, count))
 
 
 def boundary_distance(labels: Tensor) -> Tensor:
@@ -49,9 +62,9 @@ def boundary_distance(labels: Tensor) -> Tensor:
 
 def object_shares(rows: pd.DataFrame) -> dict[str, metrics.Interval]:
     """Per cent of each kind's pixels that lie on objects, with its interval over images."""
-    found = {}
+    found, of = {}, tables.unit(rows)
     for kind, part in rows.groupby("kind", sort=False):
-        sums = part.groupby("image")[["on_objects", "pixels"]].sum().reindex(rows["image"].unique(), fill_value=0)
+        sums = part.groupby(of)[["on_objects", "pixels"]].sum().reindex(rows[of].unique(), fill_value=0)
         objects, pixels = (torch.tensor(sums[column].to_numpy()) for column in ("on_objects", "pixels"))
         found[str(kind)] = metrics.bootstrap(lambda a, b: 100 * a / b, objects, pixels)
     return found

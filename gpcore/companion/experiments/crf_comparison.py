@@ -27,7 +27,7 @@ def variant_panels(
             alone, *others = (scores[0].argmax(0) for scores in answers(x, truth))
         blank = Panel("changes", torch.full_like(alone, 4))
         above, below = [Panel("labels", alone, variants[0])], [blank]
-        if study.photographs:
+        if study.shown:
             above, below = [Panel("image", x[0], name), *above], [Panel("labels", truth[0], "truth"), *below]
         for after, variant in zip(others, variants[1:], strict=True):
             above.append(Panel("labels", after, variant))

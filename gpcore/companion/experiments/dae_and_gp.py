@@ -23,7 +23,7 @@ def cost_rows(study: Study, network: str, split: str, steps: int, images: int | 
             f"DAE {n}": lambda x: denoise.refine(alone, module, x, 1.0, at=refiner.at, steps=n).trajectory[-1],
         }
 
-    x, _ = next(study.batches(split, 1))
+    x, _ = study.sample(1)
     passes = cost.relative({ALONE: alone, **after(1), **after(2)}, x)
     sizes = sorted({study.tuned(name)["epsilon"], 0.1, 0.5, 1.0})
     inference = inference_counts(study, name, split, sizes, steps, images)

@@ -1,7 +1,6 @@
 """Notebooks 21 and 23: the pipelines drawn, and the true regions that a segmentation misses and a refined one finds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -11,8 +10,10 @@ from matplotlib.patches import FancyArrowPatch
 from scipy import ndimage
 from torch import Tensor
 
-from gpcore.companion.measure import Answer, count_pixels
-from gpcore.companion.report.panels import PAGE, Panel, colour_handles, net_panel, show
+from gpcore.companion.keeping import values_agree
+from gpcore.companion.measure import Answer, collect, count_pixels
+from gpcore.companion.report import tables
+from gpcore.companion.report.panels import PAGE, Panel, colour_handles, net_panel, node, show
 from gpcore.companion.studies import Study
 
 MISSED, FOUND = 0.1, 0.5  # of a true region: it is absent below the one, and recovered from the other
@@ -37,20 +38,29 @@ def region_changes(before: Tensor, after: Tensor, truth: Tensor, void: int) -> d
 
 
 def region_rows(
-    study: Study, methods: Mapping[str, Answer], split: str, images: int | None = None
+    study: Study, methods: Mapping[str, Answer], split: str, images: int | None = None, *, keep: str = ""
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """`region_changes` of every image under each of some methods, the first being what is before; and the confusion
     counts N x K x K of all of them."""
-    found, counts = list[dict[str, Any]](), list[list[Tensor]]()
-    for x, labels in study.batches(split, images):
-        with torch.no_grad():
-            before, *others = (answer(x).argmax(1) for answer in methods.values())
-        for i, truth in enumerate(labels):
-            for name, after in zip([*methods][1:], others, strict=True):
-                changes = region_changes(before[i], after[i], truth, study.void)
-                found.append({"image": len(found) // len(others), "method": name, **changes})
-        counts.append([count_pixels(study, predicted, labels) for predicted in (before, *others)])
-    return pd.DataFrame(found), dict(zip(methods, map(torch.cat, zip(*counts, strict=True)), strict=True))
+    columns = ["absent", "recovered", "lost"]
+
+    def values(x: Tensor, labels: Tensor) -> Tensor:  # M x B x (K K + 3)
+        predicted = [answer(x).argmax(1) for answer in methods.values()]
+        found = []
+        for after in predicted:
+            maps = zip(predicted[0], after, labels, strict=True)
+            changes = [region_changes(*each, study.void) for each in maps]
+            lines = torch.tensor([[each[column] for column in columns] for each in changes])
+            found.append(torch.cat([count_pixels(study, after, labels).flatten(1), lines], 1))
+        return torch.stack(found)
+
+    every = collect(study, values, split, images, keep=keep, agree=values_agree)
+    counts, regions = every[..., :-3].unflatten(-1, (len(study.classes), -1)), every[..., -3:].numpy()
+    named = dict(zip(methods, regions, strict=True))
+    parts = [pd.DataFrame(each, columns=columns).assign(method=name) for name, each in named.items()]
+    rows = pd.concat(parts[1:]).rename_axis("image").reset_index().sort_values("image", kind="stable")
+    rows = rows[["image", "method", *columns]].reset_index(drop=True)
+    return tables.with_units(rows, study.units(split, images)), dict(zip(methods, counts, strict=True))
 
 
 def blend(study: Study, y: Tensor, title: str) -> Panel:
@@ -86,7 +96,7 @@ def stages(
     """What `pipelines` draws as the paper's figures 1 and 2: training by "y" and by "ytrue", each of them given as the
     map, the corrupted map and what r makes of it, 3 x K x H x W; and inference by its steps, (steps + 1) x K x H x W.
     """
-    true, last = Panel("labels", truth, "truth"), len(steps) - 1
+    true, last = node(study, Panel("labels", truth, "truth")), len(steps) - 1
 
     def corrupted(source: str) -> list[tuple[Panel, str]]:
         clean, noisy, back = (

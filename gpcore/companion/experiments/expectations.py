@@ -26,12 +26,13 @@ ENDS = ["value", "low", "high"]  # columns
 
 class Measured(NamedTuple):
     """One network's step on N images: counts before and after, 2 x N x K x K; pixels of predicted objects that are
-    outvoted and of all of them, 2 x N; and those of true objects by size, of each all, corrected and newly wrong,
-    S x 3 x N."""
+    outvoted and of all of them, 2 x N; those of true objects by size, of each all, corrected and newly wrong,
+    S x 3 x N; and the images' `Study.units`."""
 
     counts: Tensor
     few: Tensor
     sizes: Tensor
+    units: Tensor | None = None
 
 
 def measured(
@@ -50,9 +51,9 @@ def measured(
         return [was, now, *(marked(mask, y, classes) for mask in masks)]
 
     told = f"objects {name} {epsilon:g} {' '.join(f'{edge:g}' for edge in edges)}"
-    counts = measure.count(study, answers, split, images, keep=told)
+    counts = measure.count(study, answers, split, images, keep=told, frames=True)
     pixels = how_many(counts[2:])
-    return Measured(counts[:2], pixels[:2], pixels[2:].unflatten(0, (-1, 3)))
+    return Measured(counts[:2], pixels[:2], pixels[2:].unflatten(0, (-1, 3)), study.units(split, images))
 
 
 def net(sums: Tensor) -> Tensor:
@@ -77,27 +78,32 @@ def by_size(found: Mapping[str, Measured], edges: Sequence[float]) -> list[dict[
     smallest's."""
     rows = []
     for name, each in found.items():
-        sizes = each.sizes.movedim(-1, 0)  # N x S x 3
+        sizes = metrics.per_unit(each.sizes.movedim(-1, 0), each.units)  # U x S x 3
         for s, (low, high) in enumerate(itertools.pairwise(edges)):
             place = f"> {low:g}" if s + 2 == len(edges) else f"≤ {high:g}" if not s else f"{low:g}–{high:g}"
             value = metrics.bootstrap(net, sizes[:, s])
-            rows.append(_row("size", LABELS.get(name, name), place, value, len(sizes)))
+            rows.append(_row("size", LABELS.get(name, name), place, value, each.sizes.shape[-1]))
         change = metrics.bootstrap(lambda sums: net(sums[..., -1, :]) - net(sums[..., 0, :]), sizes)
-        rows.append(_row("size", LABELS.get(name, name), "last − first", change, len(sizes)))
+        rows.append(_row("size", LABELS.get(name, name), "last − first", change, each.sizes.shape[-1]))
     return rows
 
 
-def by_scene(panel: str, counts: Tensor, shares: Tensor, groups: int = 3) -> list[dict[str, object]]:
-    """The gain on images in groups of equal number by rising `shares` (per cent, N), from counts 2 x N x K x K; and
-    the last group's less the first's, resampled independently."""
+def by_scene(panel: str, found: Measured, shares: Tensor, groups: int = 3) -> list[dict[str, object]]:
+    """The gain on images in groups of equal number by rising `shares` (per cent, N); and the last group's less the
+    first's, resampled independently."""
     parts = [*shares.argsort(stable=True).tensor_split(groups)]
     rows = []
+
+    def pair(part: Tensor) -> list[Tensor]:
+        units = None if found.units is None else found.units[part]
+        return [metrics.per_unit(each[part], units) for each in found.counts]
+
     for part in parts:
         ends = [f"{end:.0f}" for end in shares[part].aminmax()]
         place = "–".join(dict.fromkeys(ends))
-        rows.append(_row(panel, "", place, metrics.gain(*counts[:, part]), len(part)))
+        rows.append(_row(panel, "", place, metrics.gain(*pair(part)), len(part)))
     first, *_, last = parts
-    change = metrics.difference(metrics.points, [*counts[:, last]], metrics.points, [*counts[:, first]])
+    change = metrics.difference(metrics.points, pair(last), metrics.points, pair(first))
     return [*rows, _row(panel, "", "last − first", change, len(first) + len(last))]
 
 

@@ -20,7 +20,7 @@ from gpcore.companion.experiments.local_patch import (
     sweep_scene,
 )
 from gpcore.companion.report.explorer import Explorer
-from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, change_map, grid, photograph
+from gpcore.companion.report.panels import OKABE_ITO, PAGE, Panel, change_map, grid
 from gpcore.companion.studies import Study
 
 SHOWN = (-4, -1, 0, 1, 4)  # the multiples of the tuned epsilon whose label maps are drawn
@@ -28,9 +28,9 @@ DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
 def patch_figure(study: Study, name: str, place: Place) -> Figure:
-    """Figure 6a. Above: image, truth, changes by the tuned step, the nine cells' own 96 x 96 pixels, their perturbation
-    (its mean over the colours), its sum with them; below: the cells' true classes, and those that score_fr predicts for
-    some epsilons.
+    """Figure 6a: image, truth, changes by the tuned step, the nine cells' own 96 x 96 pixels, their perturbation (its
+    mean over the colours), its sum with them; then the cells' true classes, and those that score_fr predicts for some
+    epsilons. Image, truth and patches where the study's are shown.
     """
     guided, scores = sweep_scene(study, name, place.scene, SHOWN)
     (image,), (truth,) = study.scene(place.scene)
@@ -38,22 +38,23 @@ def patch_figure(study: Study, name: str, place: Place) -> Figure:
     step = epsilon * guided.signal[0].sign()
     was, now = (logits[0].argmax(0) for logits in guided.trajectory)
     y, x = (slice(s.start * CELL, s.stop * CELL) for s in neighbourhood(scores.shape[2:], place.row, place.column))
-    above = [
-        photograph(study, image, "image"),
-        Panel("labels" if study.photographs else "withheld", truth, "truth"),
-        Panel("changes", change_map(was, now, truth, study.void), "changes"),
-        photograph(study, image[:, y, x], "patch"),
-        Panel("signed", step[:, y, x].mean(0), "ε sign(g)", epsilon),
-        photograph(study, (image + step)[:, y, x], "patch + ε sign(g)"),
-    ]
-    below = [Panel("labels", cell_labels(truth, len(study.classes), study.void), "truth by cells")]
-    for factor, cells in zip(SHOWN, scores, strict=True):
+    whole = [Panel("image", image, "image"), Panel("labels", truth, "truth")] if study.shown else []
+    whole.append(Panel("changes", change_map(was, now, truth, study.void), "changes"))
+    nine = [Panel("signed", step[:, y, x].mean(0), "ε sign(g)", epsilon)]
+    if study.shown:
+        moved = Panel("image", (image + step)[:, y, x], "patch + ε sign(g)")
+        nine = [Panel("image", image[:, y, x], "patch"), *nine, moved]
+    cells = [Panel("labels", cell_labels(truth, len(study.classes), study.void), "truth by cells")]
+    for factor, each in zip(SHOWN, scores, strict=True):
         title = f"ε = {factor * epsilon:.3g}{' (tuned)' * (factor == 1)}".replace("-", "−")
-        below.append(Panel("labels", cells.argmax(0), title))
-    figure = grid([above, below], study, sides=["input", "score_fr"], legend=["labels", "changes"])
-    for axes in figure.axes[:3]:
+        cells.append(Panel("labels", each.argmax(0), title))
+    every = [*whole, *nine, *cells]
+    half = len(every) // 2
+    sides = ["input", "score_fr"] if study.shown else []
+    figure = grid([every[:half], every[half:]], study, sides=sides, legend=["labels", "changes"])
+    for axes in figure.axes[: len(whole)]:
         _outline(axes, place, CELL)
-    for axes in figure.axes[6:]:
+    for axes in figure.axes[len(whole) + len(nine) :]:
         _outline(axes, place, 1)
     return figure
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from gpcore import metrics
-from gpcore.companion.report.panels import Panel, change_map, photograph
+from gpcore.companion import keeping, measure
+from gpcore.companion.report import tables
+from gpcore.companion.report.panels import Panel, change_map
 from gpcore.companion.studies import POOLS, Study
 from gpcore.networks.fcn import FCN
 from gpcore.networks.vgg import cropped
@@ -44,27 +46,34 @@ def response_rows(study: Study, name: str, split: str, count: int | None = None)
     """Per image and layer: relative change ||f(x_per) - f(x)|| / ||f(x)||; at the last pool also `competition`, the
     rank correlation over its cells between the size of the mean response's change and 1 - (top1 - top2) of the
     prediction, and `by_norm`, that of the norm of the change over the channels."""
-    network, epsilon, rows, image = study.network(name), study.epsilon(name), list[tuple[object, ...]](), 0
-    for x, _ in study.batches(split, count):
+    network, epsilon = study.network(name), study.epsilon(name)
+    layers = [*responses(network, torch.zeros(1, 3, 64, 64))]
+
+    def values(x: Tensor, y: Tensor) -> Tensor:  # a line for each layer, then the two correlations
         first, second = (responses(network, each) for each in (x, guide(network, x, epsilon).images))
         change = second["pool5"] - first["pool5"]
-        moved, norm = change.mean(1).abs(), change.norm(dim=1)
         best = first["probabilities"].topk(2, 1).values
-        contest = adaptive_avg_pool2d(1 - best[:, 0] + best[:, 1], (moved.shape[1], moved.shape[2]))
-        for i in range(len(x)):
-            found = [spearmanr(each[i].flatten(), contest[i].flatten()).statistic for each in (moved, norm)]
-            for layer, f in first.items():
-                relative = (second[layer][i] - f[i]).norm() / f[i].norm()
-                rows.append((image, layer, relative.item(), *(found if layer == "pool5" else (None, None))))
-            image += 1
-    return pd.DataFrame(rows, columns=["image", "layer", "change", "competition", "by_norm"])
+        contest = adaptive_avg_pool2d(1 - best[:, 0] + best[:, 1], (change.shape[2], change.shape[3]))
+        lines = [(second[layer] - f).flatten(1).norm(dim=1) / f.flatten(1).norm(dim=1) for layer, f in first.items()]
+        for size in (change.mean(1).abs(), change.norm(dim=1)):
+            pairs = zip(size, contest, strict=True)
+            lines.append(torch.tensor([spearmanr(a.flatten(), b.flatten()).statistic for a, b in pairs]))
+        return torch.stack(lines)
+
+    keep = f"responses {name} {epsilon:g}"
+    found = measure.collect(study, values, split, count, keep=keep, agree=keeping.values_agree).double().numpy()
+    parts = [pd.DataFrame({"layer": layer, "change": each}) for layer, each in zip(layers, found[:-2], strict=True)]
+    last = POOLS.index("pool5")
+    parts[last] = parts[last].assign(competition=found[-2], by_norm=found[-1])
+    rows = pd.concat(parts).rename_axis("image").reset_index().sort_values("image", kind="stable", ignore_index=True)
+    return tables.with_units(rows, study.units(split, count))
 
 
 def changes_by_layer(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The mean relative change in per cent of every layer of some networks' `response_rows`, with its interval over
     images: a line per layer, in order, and network."""
     table = [
-        (layer, name, *metrics.mean(100 * torch.tensor(part["change"].to_numpy())), len(part))
+        (layer, name, *tables.mean(part, "change", scale=100), len(part))
         for layer in LAYERS
         for name, each in rows.items()
         if len(part := each[each["layer"] == layer])
@@ -74,9 +83,8 @@ def changes_by_layer(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def growth(rows: pd.DataFrame) -> dict[str, metrics.Interval]:
     """By how much the relative change in per cent grows from each pool to the next, paired over images."""
-    wide = 100 * rows.pivot(index="image", columns="layer", values="change")
     steps = pairwise(POOLS)
-    return {f"{a}_to_{b}": metrics.mean(torch.tensor((wide[b] - wide[a]).to_numpy())) for a, b in steps}
+    return {f"{a}_to_{b}": tables.paired_mean(rows, "layer", "change", b, a, scale=100) for a, b in steps}
 
 
 def response_panels(
@@ -101,15 +109,16 @@ def scene_panels(
     study: Study, name: str, x: Tensor, truth: Tensor
 ) -> tuple[list[tuple[Panel, ...]], list[tuple[Panel, ...]], pd.DataFrame]:
     """Lines of panels before a network's step on one scene, after it, and of what differs: first the pools, then from
-    the image over the scores to the prediction; and the ranges."""
+    the image, where it is shown, over the scores to the prediction; and the ranges."""
     network, epsilon = study.network(name), study.epsilon(name)
     out = guide(network, x, epsilon)
     panels, ranges = response_panels(*(responses(network, each) for each in (x, out.images)))
     before, after = (scores[0].argmax(0) for scores in (out.before, out.after))
-    images = [photograph(study, each[0], title) for each, title in ((x, "image"), (out.images, "perturbed"))]
-    step = Panel("signed", epsilon * out.signal[0].sign().mean(0), "ε sign(g)", abs(epsilon))
+    images = [Panel("image", x[0], "image"), Panel("image", out.images[0], "perturbed")]
+    images.append(Panel("signed", epsilon * out.signal[0].sign().mean(0), "ε sign(g)", abs(epsilon)))
     predicted = [Panel("labels", classes, "prediction") for classes in (before, after)]
     changes = Panel("changes", change_map(before, after, truth[0], study.void), "changes")
     scores = (panels[layer] for layer in panels if layer not in POOLS)
-    lines = zip([*images, step], *scores, [*predicted, changes], strict=True)
+    first = [images] if study.shown else []
+    lines = zip(*first, *scores, [*predicted, changes], strict=True)
     return [*zip(*(panels[pool] for pool in POOLS), strict=True)], [*lines], ranges

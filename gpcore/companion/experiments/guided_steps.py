@@ -36,7 +36,7 @@ def scene_figure(
             told = f"+{corrected} −{newly_wrong} pixels" if title in titles else f"{wrong} pixels wrong"
             below.append(Panel("changes", change_map(first, after, truth[0], study.void), told))
             table.append((LABELS[name], title, wrong - corrected + newly_wrong, corrected, newly_wrong))
-        lines += [line if study.photographs else line[1:] for line in (above, below)]
+        lines += [line if study.shown else line[1:] for line in (above, below)]
         sides += [LABELS[name], "changes"]
     rows = pd.DataFrame(table, columns=["network", "answer", "wrong", "corrected", "newly_wrong"])
     return grid(lines, study, sides=sides, legend=["labels", "changes"]), rows.assign(scene=scene)

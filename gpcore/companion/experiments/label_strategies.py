@@ -59,12 +59,14 @@ def best(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns).set_index(["network", "label"])
 
 
-def judged(counts: Mapping[str, Tensor], picked: Mapping[tuple[str, str], float], network: str) -> pd.DataFrame:
+def judged(
+    counts: Mapping[str, Tensor], picked: Mapping[tuple[str, str], float], network: str, images: int
+) -> pd.DataFrame:
     """Per label its level, the gain of that step and by how much the first label's is above it, from 2 x N x K x K
-    counts before and after, with intervals and N."""
+    counts before and after over so many images, with intervals."""
     first, *_ = counts.values()
     rows = [
-        (label, picked[network, label], *metrics.gain(*each), *metrics.gain(each[1], first[1]), each.shape[1])
+        (label, picked[network, label], *metrics.gain(*each), *metrics.gain(each[1], first[1]), images)
         for label, each in counts.items()
     ]
     return pd.DataFrame(rows, columns=["label", "level", *tables.GAIN, "over", "over_low", "over_high", "images"])

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, normalize, one_hot
 
 from gpcore import metrics
+from gpcore.companion import keeping, measure
 from gpcore.companion.measure import changes
+from gpcore.companion.report import tables
 from gpcore.companion.studies import Study
 from gpcore.networks.fcn import FCN
 from gpcore.networks.vgg import cropped
@@ -103,27 +105,40 @@ def step_split(study: Study, name: str, split: str, count: int | None = None) ->
 
     The rows' scores are read twice: at the network's output, and at score_fr, interpolated as FCN-32s does.
     """
-    network, epsilon = study.network(name), study.epsilon(name)
-    maps, rows, image = list[Stepped](), [], 0
-    for x, y in study.batches(split, count):
+    network, epsilon, classes = study.network(name), study.epsilon(name), len(study.classes)
+
+    def values(x: Tensor, y: Tensor) -> Tensor:  # of each image one line, 1 x B x D: how many cells, maps, sums
         guided = guide(network, x, epsilon)
         fixed = changes(guided.before.max(1).indices, guided.after.max(1).indices, y, study.void)["corrected"]
         first, second = (coarse_scores(network, images) for images in (x, guided.images))
-        truth = torch.stack([cell_labels(labels, len(study.classes), study.void) for labels in y])
+        truth = torch.stack([cell_labels(labels, classes, study.void) for labels in y])
         was, now = (scores.max(1).indices for scores in (first, second))
-        maps.append(Stepped(cell_sums(fixed), truth, was, now, second - first))
         coarse = [cropped(interpolate(z, scale_factor=CELL, mode="bilinear"), y) for z in (first, second)]
-        for i, mask in enumerate(fixed):
-            for scores, (before, after) in {"output": guided.trajectory, "score_fr": coarse}.items():
-                sums = rank_sums(before[i, :, mask].T, after[i, :, mask].T, y[i, mask])
-                rows += [(image, scores, rank, *line) for rank, line in enumerate(sums.tolist())]
-            image += 1
-    columns = ["image", "scores", "rank", "change", "size", "pixels"]
-    return Stepped(*map(torch.cat, zip(*maps, strict=True))), pd.DataFrame(rows, columns=columns)
+        sums = [
+            torch.stack([rank_sums(b[:, m].T, a[:, m].T, t[m]) for b, a, m, t in zip(*z, fixed, y, strict=True)])
+            for z in (guided.trajectory, coarse)
+        ]
+        cells = torch.tensor(was.shape[1:]).expand(len(x), -1)
+        parts = [cells, cell_sums(fixed), truth, was, now, second - first, *sums]
+        return torch.cat([part.flatten(1).to(second.dtype) for part in parts], 1)[None]
+
+    keep = f"patches {name} {epsilon:g}"
+    (lines,) = measure.collect(study, values, split, count, keep=keep, agree=keeping.values_agree)
+    shape = lines[0, :2].long().tolist()
+    ranks = 1 + min(RANKS, classes)
+    sizes = [math.prod(shape)] * 4 + [classes * math.prod(shape), 2 * ranks * 3]
+    _, *maps, moved, sums = lines.split([2, *sizes], 1)
+    corrected, truth, was, now = (each.unflatten(1, shape) for each in maps)
+    kinds, columns = ("output", "score_fr"), ["image", "scores", "rank", "change", "size", "pixels"]
+    keys = itertools.product(range(len(lines)), kinds, range(ranks))
+    rows = [(*key, *line) for key, line in zip(keys, sums.unflatten(1, (-1, 3)).flatten(0, 1).tolist(), strict=True)]
+    found = tables.with_units(pd.DataFrame(rows, columns=columns), study.units(split, count))
+    moved = moved.unflatten(1, (classes, *shape))
+    return Stepped(corrected, truth.long(), was.long(), now.long(), moved), found
 
 
 def _mean(sums: Tensor, counts: Tensor) -> metrics.Interval:
-    """The mean of what N images' sums and counts add up, with its interval over images."""
+    """The mean of what N images' or units' sums and counts add up, with its interval."""
     return metrics.bootstrap(lambda s, c: s / c, sums, counts)
 
 
@@ -132,7 +147,8 @@ def rank_table(ranks: pd.DataFrame) -> pd.DataFrame:
     from the rows of `step_split`; `size` is the mean of its absolute value."""
     table = []
     for (scores, rank), part in ranks.groupby(["scores", "rank"]):
-        change, size, pixels = torch.tensor(part[["change", "size", "pixels"]].to_numpy()).T
+        sums = part.groupby(tables.unit(part))[["change", "size", "pixels"]].sum()
+        change, size, pixels = torch.tensor(sums.to_numpy(dtype=float)).T
         name = f"rival, rank {rank}" if rank else "true class"
         table.append((scores, name, *_mean(change, pixels), (size.sum() / pixels.sum()).item(), int(pixels.sum())))
     return pd.DataFrame(table, columns=["scores", "class", "change", "low", "high", "size", "pixels"])
@@ -141,9 +157,8 @@ def rank_table(ranks: pd.DataFrame) -> pd.DataFrame:
 def least_ratio(ranks: pd.DataFrame, value: str = "change") -> metrics.Interval:
     """The true class's mean change over the absolute value of a rival's, for the rank at which it is least, with its
     interval over images; from the rows of `step_split` for one kind of scores, or `value` "size" of them."""
-    sums, pixels = (
-        torch.tensor(ranks.pivot(index="image", columns="rank", values=v).to_numpy()) for v in (value, "pixels")
-    )
+    each = ranks.groupby([tables.unit(ranks), "rank"])[[value, "pixels"]].sum().unstack()
+    sums, pixels = (torch.tensor(each[column].to_numpy(dtype=float)) for column in (value, "pixels"))
 
     def least(total: Tensor, count: Tensor) -> Tensor:
         mean = total / count  # none where no pixel has a rival of that rank
@@ -152,7 +167,7 @@ def least_ratio(ranks: pd.DataFrame, value: str = "change") -> metrics.Interval:
     return metrics.bootstrap(least, sums, pixels)
 
 
-def correlation_table(moved: Tensor, predicted: Tensor) -> pd.DataFrame:
+def correlation_table(moved: Tensor, predicted: Tensor, units: Tensor | None = None) -> pd.DataFrame:
     """Mean of `neighbour_correlations` with its interval over images: of all pairs of neighbours, of those predicted as
     one class and those not; for comparison, of cells in the same places of an image half the split away, and by how
     much the first exceeds that on the same images."""
@@ -167,7 +182,7 @@ def correlation_table(moved: Tensor, predicted: Tensor) -> pd.DataFrame:
     }
     table = []
     for cells, (values, counted) in kinds.items():
-        sums, pairs = (each.sum((1, 2, 3)) for each in (values * counted, counted))
+        sums, pairs = (metrics.per_unit(each.sum((1, 2, 3)), units) for each in (values * counted, counted))
         table.append((cells, *_mean(sums, pairs), int(pairs.sum())))
     return pd.DataFrame(table, columns=["cells", "correlation", "low", "high", "pairs"])
 

@@ -46,7 +46,7 @@ def cost_rows(study: Study, counts: Mapping[str, Mapping[str, Tensor]], times: p
         gained = tables.gains(each, "place").set_index("place").assign(epsilon=pd.Series(cost.places(study, name)))
         part = spent.join(ratios).join(gained).reset_index()
         part.insert(0, "network", LABELS[name])
-        parts.append(part.assign(images=len(each[cost.ALONE])))
+        parts.append(part.assign(images=study.images["test"]))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -62,7 +62,7 @@ def counts(study: Study, name: str, seed: int = 0) -> dict[str, Tensor]:
     network = study.plan(name).build(len(study.classes)).eval()
     names = [*answers(study, name, network, torch.zeros(1, 3, 64, 64))]
     if seed and (file := _kept(study, name, seed)).is_file():
-        return dict(zip(names, keeping.read(file), strict=True))
+        return dict(zip(names, measure.by_unit(study, "test", keeping.read(file), 1), strict=True))
     trained = study.network(name, seed)
 
     def answer(x: Tensor, y: Tensor) -> Iterable[Tensor]:
@@ -87,7 +87,7 @@ def every_count(study: Study, seeds: Sequence[int]) -> dict[str, Tensor]:
         parts = [counts(study, name, seed) for seed in seeds]
         for answer in parts[0]:
             label = name if answer == ALONE else f"{name}, {answer}"
-            found[label] = measure.by_block(study, "test", torch.stack([part[answer] for part in parts], 1))
+            found[label] = torch.stack([part[answer] for part in parts], 1)
     return found
 
 
@@ -183,7 +183,7 @@ def outline_rows(study: Study, names: Iterable[str], count: int) -> pd.DataFrame
                 found.setdefault((name, band), []).append(pair)
     rows = []
     for (name, band), parts in found.items():
-        pairs = measure.by_block(study, "test", torch.cat(parts))
+        pairs = measure.by_unit(study, "test", torch.cat(parts))
         rows.append((LABELS[name], band, *metrics.bootstrap(lambda s: 100 * s[..., 0] / s[..., 1], pairs)))
     return pd.DataFrame(rows, columns=["network", "band", "wrong", "low", "high"])
 

@@ -95,7 +95,7 @@ def predictions_figure(study: Study, indices: Sequence[int], names: Sequence[str
     rows = []
     for index in indices:
         x, truth = study.scene(index)
-        row = [Panel("image", x[0], "image"), Panel("labels", truth[0], "truth")] if study.photographs else []
+        row = [Panel("image", x[0], "image"), Panel("labels", truth[0], "truth")] if study.shown else []
         for name in names:
             with torch.no_grad():
                 scores = study.network(name)(x)

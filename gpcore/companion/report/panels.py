@@ -51,7 +51,8 @@ def use_style() -> None:
 
 
 class Panel(NamedTuple):
-    """One picture of a grid: `kind` is "image", "labels", "changes", "signed" or "size"; `limit` fixes its scale."""
+    """One picture of a grid: `kind` is "image", "labels", "changes", "signed" or "size", or "name" for no picture but
+    the title in its place; `limit` fixes its scale."""
 
     kind: str
     data: Tensor
@@ -59,9 +60,9 @@ class Panel(NamedTuple):
     limit: float | None = None
 
 
-def photograph(study: Study, image: Tensor, title: str = "") -> Panel:
-    """A 3 x H x W image where the study's may be shown, else a blank panel that says so."""
-    return Panel("image" if study.photographs else "withheld", image, title)
+def node(study: Study, panel: Panel) -> Panel:
+    """A study's image or truth in a diagram: the panel, or its name where the study's are not shown."""
+    return panel if study.shown else panel._replace(kind="name")
 
 
 def picture_rows(columns: Mapping[str, Tensor], count: int) -> list[list[Panel]]:
@@ -96,7 +97,7 @@ def prediction_panels(
             named = zip(answers(x, truth), titles, strict=True)
             before, *others = (Panel("labels", scores[0].argmax(0), title) for scores, title in named)
         ours = [Panel("image", x[0], "image")] * image + [Panel("labels", truth[0], "truth")]
-        row = [*ours, before] if study.photographs else [before]
+        row = [*ours, before] if study.shown else [before]
         for after in others:
             row += [after, Panel("changes", change_map(before.data, after.data, truth[0], study.void), "changes")]
         rows.append([panel if not rows else panel._replace(title="") for panel in row])
@@ -115,10 +116,10 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
     data, title = panel.data.numpy(), panel.title
     if panel.kind == "image":
         axes.imshow(data.transpose(1, 2, 0).clip(0, 1))  # a perturbed image may leave [0, 1] by epsilon
-    elif panel.kind == "withheld":
-        axes.imshow(np.full((*data.shape[-2:], 3), 0.93))
-        text = "photograph\nnot reproduced"
-        axes.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=6)
+    elif panel.kind == "name":
+        axes.imshow(np.ones((*data.shape[-2:], 3)))
+        axes.annotate(title, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+        title = ""
     elif panel.kind == "labels":
         palette = np.full((256, 3), 255, np.uint8)
         palette[: len(study.colours)] = study.colours
@@ -197,7 +198,7 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
     """The method as a drawn figure, from top to bottom: predict, send the gradient back, step and predict again,
     compare with the truth.
 
-    `panels`: image, prediction, onehot, gradient, perturbed, guided, truth, changes; the truth may be missing.
+    `panels`: image, prediction, onehot, gradient, perturbed, guided, truth, changes.
     """
     figure = plt.figure(figsize=(PAGE, 7.0))
     arrow = functools.partial(
@@ -220,8 +221,7 @@ def pipeline(study: Study, panels: Mapping[str, Panel], *, epsilon: float) -> Fi
     for line, (left, right, title, text, forward) in enumerate(steps):
         y = 0.88 - 0.237 * line
         for name, x in ((left, 0.02), (right, 0.765)):
-            if name in panels:
-                show(figure.add_axes((x, y - 0.083, 0.215, 0.166)), panels[name], study)
+            show(figure.add_axes((x, y - 0.083, 0.215, 0.166)), panels[name], study)
         figure.add_artist(arrow(*((0.25, y), (0.75, y)) if forward else ((0.75, y), (0.25, y))))
         box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": OKABE_ITO[0 if forward else 1]}
         figure.text(0.5, y, text, ha="center", va="center", bbox=box)

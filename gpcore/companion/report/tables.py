@@ -66,7 +66,7 @@ def gain_rows(
         accuracies = [100 * share for share in metrics.accuracy(counts.sum(1)).tolist()]
         scores = [*map(_miou, counts), *metrics.gain(*counts), *accuracies]
         kinds = (int(pixels[kind].sum()) for kind in ("corrected", "newly_wrong"))
-        rows.append((name, epsilons[name], *scores, *kinds, counts.shape[1]))
+        rows.append((name, epsilons[name], *scores, *kinds, len(pixels["corrected"])))
     return pd.DataFrame(rows, columns=[*columns, "corrected", "newly_wrong", "images"])
 
 
@@ -139,19 +139,41 @@ def image_spread(counts: Mapping[str, Tensor]) -> pd.DataFrame:
     return pd.concat(parts, names=["label", "iteration"]).reset_index()
 
 
+def with_units(rows: pd.DataFrame, units: Tensor | None) -> pd.DataFrame:
+    """Rows with a column `image`, counted from 0, and where images are not independent a column `unit`: that of
+    `Study.units` which the image belongs to, and which every interval over these rows then resamples."""
+    return rows if units is None else rows.assign(unit=units.numpy()[rows["image"].to_numpy()])
+
+
+def unit(rows: pd.DataFrame) -> str:
+    """The column of rows that says what is resampled."""
+    return "unit" if "unit" in rows else "image"
+
+
+def mean(rows: pd.DataFrame, value: str, *, scale: float = 1.0) -> metrics.Interval:
+    """The mean of `value`, times `scale`, of one row per image, with its interval."""
+    units = torch.tensor(rows["unit"].to_numpy()) if "unit" in rows else None
+    return metrics.mean(scale * torch.tensor(rows[value].to_numpy()), units)
+
+
 def by_group(rows: pd.DataFrame, by: str, value: str, *, scale: float = 1.0) -> pd.DataFrame:
     """Mean of `value` in each group, times `scale`, with its interval; one row of `rows` per image and group."""
-    table = [
-        (group, *metrics.mean(scale * torch.tensor(part[value].to_numpy())))
-        for group, part in rows.groupby(by, sort=False)
-    ]
+    table = [(group, *mean(part, value, scale=scale)) for group, part in rows.groupby(by, sort=False)]
     return pd.DataFrame(table, columns=[by, "mean", "low", "high"])
 
 
 def margin(rows: pd.DataFrame, value: str, method: str, other: str, *, scale: float = 1.0) -> metrics.Interval:
     """The mean over images by which one method's value exceeds another's; rows have the columns image and method."""
-    wide = rows.pivot(index="image", columns="method", values=value).astype(float)
-    return metrics.mean(scale * torch.tensor((wide[method] - wide[other]).to_numpy()))
+    return paired_mean(rows, "method", value, method, other, scale=scale)
+
+
+def paired_mean(
+    rows: pd.DataFrame, by: str, value: str, first: object, second: object, *, scale: float = 1.0
+) -> metrics.Interval:
+    """The mean over images by which `value` of the rows called `first` in the column `by` exceeds that of `second`."""
+    keys = ["unit", "image"] if "unit" in rows else ["image"]
+    wide = rows.pivot(index=keys, columns=by, values=value).astype(float)
+    return mean(wide[[first]].sub(wide[second], axis=0).reset_index(), str(first), scale=scale)
 
 
 def distance_medians(rows: pd.DataFrame) -> pd.DataFrame:
@@ -169,11 +191,12 @@ def distance_difference(rows: pd.DataFrame, first: str, second: str) -> metrics.
 
 
 def _distance_histograms(rows: pd.DataFrame) -> dict[str, Tensor]:
-    """Pixels of each kind by image and whole distance, N x D."""
-    images, far, found = rows["image"].max() + 1, rows["distance"].max() + 1, dict[str, Tensor]()
+    """Pixels of each kind by unit and whole distance, U x D."""
+    of = unit(rows)
+    units, far, found = rows[of].max() + 1, rows["distance"].max() + 1, dict[str, Tensor]()
     for kind, part in rows.groupby("kind", sort=False):
-        histogram = np.zeros((images, far))
-        np.add.at(histogram, (part["image"], part["distance"]), part["pixels"])
+        histogram = np.zeros((units, far))
+        np.add.at(histogram, (part[of], part["distance"]), part["pixels"])
         found[str(kind)] = torch.from_numpy(histogram)
     return found
 

@@ -78,8 +78,9 @@ CAMVID = Study(
     epsilons=tuple(0.004 / 2**i for i in range(7, -1, -1)),
     photographs=False,  # they are not ours to publish
     sequences=camvid.SEQUENCES,
+    size=(360, 480),
     crfs=parts.crfs((10, 20, 40), (3, 5, 13)),
-    few=60,
+    most=60,
     refiners={
         **parts.once("fcn8s", "context", ContextModule, **_short(_DENOISING)),
         **parts.daes(

@@ -89,7 +89,6 @@ DIGITS = Study(
     epsilons=(0.0000625, 0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
     photographs=True,
     crfs=parts.crfs((30, 90, 270), (3, 5, 9, 15), ((1, 1), (3, 10), (10, 30))),
-    few=100,
     refiners={
         **parts.once("fcn8s", "context", ContextModule, **_DENOISING),
         **parts.once("fcn8s", "crfrnn", _MEAN_FIELD, **_MATRICES),

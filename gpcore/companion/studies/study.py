@@ -1,9 +1,12 @@
 """What a study is: data splits, the networks trained on them, what refines their predictions, and tuned settings."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -12,6 +15,7 @@ from gpcore.companion import weights
 from gpcore.progress import progress
 
 POOLS = ("pool1", "pool2", "pool3", "pool4", "pool5")
+BLOCK = 10  # consecutive frames of a video that a bootstrap takes or leaves together
 Data = Dataset[tuple[Tensor, Tensor]]
 
 
@@ -108,12 +112,13 @@ class Refiner:
 class Study:
     """Data, networks and settings that a notebook is run on.
 
-    `images` says how many evenly spaced images of a split the notebooks use, `few` how many test images where many
+    `images` says how many evenly spaced images of a split the notebooks use, `most` how many at most where many
     settings are tried on each; where a split "large" goes on after "test", whose beginning it has, the main tables
     are measured on it; `photographs` whether its images and label maps may be published. Of `epsilons` and of
     `crfs` (arguments of `crf.dense_crf`) the best on validation images become a network's own. The `robust`
     networks, trained against attacks, are none of those that the notebooks on guided perturbation compare; of
-    these, `standard` is their counterpart. Where a split is video, `sequences` has the lengths of its sequences.
+    these, `standard` is their counterpart. Where a split is video, `sequences` has the lengths of its sequences; images
+    that may be missing have their height and width as `size`.
     `tasks` names the study that does each task on these images, itself or one beside it; no notebook runs on a
     study that has no tasks.
     """
@@ -129,12 +134,28 @@ class Study:
     epsilons: tuple[float, ...]
     photographs: bool
     crfs: tuple[dict[str, Any], ...] = ()
-    few: int = 0
+    most: int = 1_000_000
     refiners: Mapping[str, Refiner] = dataclasses.field(default_factory=dict)
     robust: Mapping[str, Network] = dataclasses.field(default_factory=dict)
     standard: str = "fcn8s"
     sequences: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    size: tuple[int, ...] = ()
     tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shown(self) -> bool:
+        """Whether figures show its images and label maps: to a reader who has them, always; in what the runner's
+        --record leaves for the repository, those that may be published."""
+        return self.photographs or not os.environ.get("GPCORE_RECORD")
+
+    @property
+    def present(self) -> bool:
+        """Whether its images are on this machine, as photographs may not be that are not ours to publish."""
+        try:
+            self.dataset("test")
+        except FileNotFoundError:
+            return False
+        return True
 
     def has(self, need: str) -> bool:
         """Whether a notebook finds what it needs: a task, a field that is not empty, or the study of that name."""
@@ -159,10 +180,39 @@ class Study:
         count = min(self.images[split] if count is None else count, total)
         return [i * total // count for i in range(count)]
 
+    def up_to(self, images: int) -> int:
+        """So many test images, or as many as there are, or as the study affords where many settings are tried."""
+        return min(images, self.images["test"], self.most)
+
+    def units(self, split: str, count: int | None = None) -> Tensor | None:
+        """Of those images the unit that each belongs to for a bootstrap, N: in a video a block of BLOCK consecutive
+        frames of one sequence, since neighbours resemble each other; None: each is its own."""
+        if split not in self.sequences:
+            return None
+        ends, where = np.cumsum(self.sequences[split]), np.array(self.indices(split, count))
+        sequence = np.searchsorted(ends, where, side="right")
+        block = (where - (ends - self.sequences[split])[sequence]) // BLOCK
+        _, units = np.unique(np.stack([sequence, block]), axis=1, return_inverse=True)
+        return torch.from_numpy(units.reshape(-1))
+
+    def number(self, split: str, count: int | None = None) -> int:
+        """How many units those are."""
+        units = self.units(split, count)
+        return len(self.indices(split, count)) if units is None else int(units.max()) + 1
+
     def batches(self, split: str, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The same in batches (B x 3 x H x W, B x H x W), under a progress bar."""
         loader = DataLoader(self.data(split, count), self.batch)
         yield from progress(loader, desc=f"{self.name} {split}")
+
+    def sample(self, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """A batch (default: the study's) of test images and labels for what depends on their size alone: grey where
+        the images are not to be had."""
+        count = count or self.batch
+        if not self.present:
+            return torch.full((count, 3, *self.size), 0.5), torch.zeros(count, *self.size, dtype=torch.long)
+        images, labels = zip(*(self.dataset("test")[i] for i in self.indices("test")[:count]), strict=True)
+        return torch.stack(images), torch.stack(labels)
 
     def scene(self, index: int, split: str = "test") -> tuple[Tensor, Tensor]:
         """One image (1 x 3 x H x W) and its labels (1 x H x W)."""
