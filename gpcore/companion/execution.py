@@ -15,11 +15,20 @@ from nbformat import NotebookNode
 KERNEL_TROUBLE = re.compile(r"Kernel died before replying|Kernel didn't respond|Address already in use")
 
 
-def execute(notebook: Path, executed: Path, values: Mapping[str, object], timeout: float, **process: Any) -> str:
-    """Run a notebook in a process that Popen starts with these options; the error in words, empty if every cell ran."""
+IMAGES = "images"  # the tag of cells that look at a study's images, and not only at what was measured on them
+
+
+def execute(
+    notebook: Path, executed: Path, values: Mapping[str, object], timeout: float, *, bare: bool = False, **process: Any
+) -> str:
+    """Run a notebook in a process that Popen starts with these options; the error in words, empty if every cell ran.
+
+    `bare` leaves out the cells tagged "images".
+    """
     # A file by its path, for -m would import torch; -P, for what lies beside it is not papermill's to import.
     child = str(Path(__file__).with_name("child.py"))
-    command = [sys.executable, "-P", child, str(timeout), str(notebook), str(executed), "--no-progress-bar"]
+    source = without_images(notebook, executed.with_suffix(".bare.ipynb")) if bare else notebook
+    command = [sys.executable, "-P", child, str(timeout), str(source), str(executed), "--no-progress-bar"]
     command += ["--log-output", "-k", "python3", "--cwd", str(notebook.parent)]
     command += ["-y", yaml.safe_dump(dict(values))] if values else []
     log = executed.with_suffix(".log")
@@ -32,6 +41,19 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], timeou
             break
     said = [line for line in log.read_text().splitlines() if line.strip()] or ["nothing"]
     return fault(notebook.name, cells, code, said[-1])
+
+
+def looks_at_images(notebook: Path) -> bool:
+    """Whether any of its cells is tagged "images"."""
+    return any(IMAGES in cell.metadata.get("tags", []) for cell in nbformat.read(notebook, as_version=4).cells)
+
+
+def without_images(notebook: Path, bare: Path) -> Path:
+    """Writes the notebook without its cells tagged "images" there."""
+    source = nbformat.read(notebook, as_version=4)
+    source.cells = [cell for cell in source.cells if IMAGES not in cell.metadata.get("tags", [])]
+    nbformat.write(source, bare)
+    return bare
 
 
 def fault(name: str, cells: Sequence[NotebookNode], code: int, said: str) -> str:
@@ -62,20 +84,36 @@ def read_code(executed: Path) -> list[NotebookNode]:
 
 
 def copy_outputs(executed: Path, notebook: Path) -> None:
-    """Write outputs and execution counts of an executed copy into the notebook, and nothing else (atomically).
-
-    Printed text arrives in pieces cut by time; joined, two runs give the same file.
-    """
+    """Write outputs and execution counts of an executed copy into the notebook, and nothing else (atomically)."""
     source = nbformat.read(notebook, as_version=4)
     for cell, done in zip(source.cells, nbformat.read(executed, as_version=4).cells, strict=True):
         if cell.cell_type == "code":
-            cell.execution_count, cell.outputs = done.execution_count, done.outputs[:1]
-            for output in done.outputs[1:]:
-                if output.output_type == "stream" and output.get("name") == cell.outputs[-1].get("name"):
-                    cell.outputs[-1].text += output.text
-                else:
-                    cell.outputs.append(output)
+            cell.execution_count, cell.outputs = done.execution_count, joined(done.outputs)
     replace_file(notebook, (nbformat.writes(source) + "\n").encode())
+
+
+def keep_executed(executed: Path, kept: Path) -> None:
+    """Write an executed copy there without what papermill notes in it, which is other in every run."""
+    source = nbformat.read(executed, as_version=4)
+    for part in (source, *source.cells):
+        part.metadata.pop("papermill", None)
+    for number, cell in enumerate(source.cells):
+        cell.id = f"cell-{number}"  # papermill's own has another in every run
+        if cell.cell_type == "code":
+            cell.metadata.pop("execution", None)
+            cell.outputs = joined(cell.outputs)
+    replace_file(kept, (nbformat.writes(source) + "\n").encode())
+
+
+def joined(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """A cell's outputs, printed text in one piece: it arrives in pieces cut by time, and two runs are to be equal."""
+    found = list(outputs[:1])
+    for output in outputs[1:]:
+        if output.output_type == "stream" and output.get("name") == found[-1].get("name"):
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def replace_file(path: Path, content: bytes) -> None:

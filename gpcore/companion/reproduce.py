@@ -27,7 +27,15 @@ import nbformat
 from gpcore import paths
 from gpcore.checks import expect
 from gpcore.companion import studies
-from gpcore.companion.execution import copy_outputs, execute, recover, replace_file, replace_folder
+from gpcore.companion.execution import (
+    copy_outputs,
+    execute,
+    keep_executed,
+    looks_at_images,
+    recover,
+    replace_file,
+    replace_folder,
+)
 
 LAST = "99_claims"  # reads what the other notebooks left, and writes the study's ledger beside their folders
 
@@ -56,11 +64,14 @@ def reproduce(
 ) -> list[Outcome]:
     """Run the notebooks `only` names (numbers or names; default all), `jobs` at a time, and take over their figures.
 
-    `parameters` replace values of the cells tagged "parameters". `record` writes fresh outputs back into the notebooks
-    themselves and the seconds of each into figures/STUDY/runs.csv. A notebook that fails, or takes more than `timeout`
-    seconds, stops no other and leaves its earlier figures as they were. An interrupt ends all.
-    Raises ValueError, before anything runs: an unknown study, notebook or parameter; a record of other studies or
-    parameters than the notebooks' own; a folder that another run owns.
+    `parameters` replace values of the cells tagged "parameters". `record` makes what is committed: fresh outputs in the
+    notebooks themselves, of a study that is not a notebook's own a copy beside its figures; the seconds of each in
+    figures/STUDY/runs.csv; long measurements in data/counts; and no picture that is not ours to show. Where a study's
+    images are not to be had, cells that look at them are left out, and figures that they drew stay as they were. A
+    notebook that fails, or takes more than `timeout` seconds, stops no other and leaves its earlier figures as they
+    were. An interrupt ends all.
+    Raises ValueError, before anything runs: an unknown study, notebook or parameter; a record with other parameters
+    than the notebooks' own, or without the images; a folder that another run owns.
     """
     import papermill  # late: the command's --help need not wait for it
 
@@ -69,8 +80,11 @@ def reproduce(
     expect("jobs", jobs, jobs >= 1, "at least 1")
     expect("timeout", timeout, timeout >= 1, "at least 1")
     chosen, build = find(notebooks.resolve(), only, study), build.resolve()
-    own = not parameters and chosen == find(notebooks.resolve(), [path.stem for path in chosen])
-    expect("record", (study, parameters), own or not record, "the notebooks' own studies and parameters")
+    absent = {each for each in {*chosen.values()} if not studies.get(each).present}
+    bare = {notebook for notebook, each in chosen.items() if each in absent and looks_at_images(notebook)}
+    whole = not parameters and not bare
+    expect("record", (study, parameters), whole or not record, "the notebooks' own parameters, and studies' images")
+    own = find(notebooks.resolve(), [path.stem for path in chosen])
     for notebook in chosen:
         known = papermill.inspect_notebook(str(notebook))  # papermill itself would only warn of others
         for name in {"study": study, **(parameters or {})}:
@@ -89,20 +103,26 @@ def reproduce(
         start, count = time.monotonic(), 0
         home, place = build / chosen[notebook], Path(chosen[notebook], notebook.stem)
         executed, drawn, target = home / notebook.name, home / "figures" / place, figures / place
-        values = {} if record else {"study": chosen[notebook], **(parameters or {})}
+        first, without = own[notebook] == chosen[notebook], notebook in bare
+        values = {} if record and first else {"study": chosen[notebook], **(parameters or {})}
         try:
             recover(target)
             shutil.rmtree(drawn, ignore_errors=not drawn.exists())
             env = os.environ | extra | {"GPCORE_FIGURES": str(home / "figures")}
-            error = execute(notebook, executed, values, timeout, env=env, **process)
+            error = execute(notebook, executed, values, timeout, bare=without, env=env, **process)
             count = len(list(drawn.glob("*.png")))
-            if not error and not count:
+            if not error and not count and not without:
                 error = f"{notebook.name}: drew no figure into $GPCORE_FIGURES/{place}"
             if not error:
+                if record and not first:
+                    keep_executed(executed, drawn / notebook.name)
+                for file in target.glob("*") if without else ():
+                    if not (drawn / file.name).exists():
+                        shutil.copy2(file, drawn)
                 replace_folder(drawn, target)
                 if notebook.stem == LAST:
                     replace_file(target.parent / "claims.csv", (drawn.parent / "claims.csv").read_bytes())
-                if record:
+                if record and first:
                     copy_outputs(executed, notebook)
         except Exception as exception:  # a full disk, say: the others go on
             error = f"{notebook.name}: {type(exception).__name__}: {exception}"

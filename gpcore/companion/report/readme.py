@@ -31,7 +31,8 @@ def headline() -> str:
 
 
 def notebooks() -> str:
-    """One row per notebook: the figures it redraws, its command and its seconds, from the last recorded run if any."""
+    """One row per notebook: the figures it redraws, its executed copies, its command and its seconds, from the last
+    recorded run if any."""
     rows = []
     for path in sorted((paths.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
@@ -39,6 +40,9 @@ def notebooks() -> str:
         runs = pd.read_csv(paths.ROOT / "figures" / study / "runs.csv").set_index("notebook")["seconds"]
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         link = f"[`{path.stem}`](notebooks/{path.name})"
+        for name in studies.suited():
+            kept = Path("figures", name, path.stem, path.name)
+            link += f", [{name}]({kept})" if (paths.ROOT / kept).is_file() else ""
         seconds = round(runs[path.stem]) if path.stem in runs else "–"
         rows.append((title, notebook.metadata["paper"], link, f"`make figures ONLY={path.stem[:2]}`", seconds))
     return _markdown(pd.DataFrame(rows, columns=["what", "paper's figure", "notebook", "command", "seconds"]))
