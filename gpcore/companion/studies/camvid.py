@@ -79,7 +79,7 @@ CAMVID = Study(
     photographs=False,  # they are not ours to publish
     sequences=camvid.SEQUENCES,
     size=(360, 480),
-    crfs=parts.crfs((10, 20, 40), (3, 5, 13)),
+    crfs=parts.crfs((5, 10, 20), (2, 3, 5), ((1, 1), (3, 3), (1, 4), (3, 10), (1, 10), (3, 30))),
     most=60,
     refiners={
         **parts.once("fcn8s", "context", ContextModule, **_short(_DENOISING)),
