@@ -119,7 +119,14 @@ def answer_counts(
 
 
 def guided_counts(
-    study: Study, name: str, split: str, *, epsilon: float | None = None, images: int | None = None, seed: int = 0
+    study: Study,
+    name: str,
+    split: str,
+    *,
+    epsilon: float | None = None,
+    images: int | None = None,
+    seed: int = 0,
+    frames: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Confusion counts before and after one guided step, 2 x N x K x K as those of `count`, and the pixels "corrected"
     and "newly_wrong" of every image, each N, frames of a video too.  `epsilon` is the network's own unless given;
@@ -135,7 +142,8 @@ def guided_counts(
     before, after, both = count(study, step, split, images, keep=keep, frames=True)
     right_before, right_after, kept = (each.diagonal(dim1=1, dim2=2).sum(1) for each in (before, after, both))
     changed = {"corrected": right_after - kept, "newly_wrong": right_before - kept}
-    return by_unit(study, split, torch.stack([before, after]), 1), changed
+    counts = torch.stack([before, after])
+    return counts if frames else by_unit(study, split, counts, 1), changed
 
 
 def sweep_counts(

@@ -502,6 +502,9 @@ def test_what_is_not_run_says_why():
     assert claims.judged("GP-10", numbers) == ("not run", "GP-01 does not hold for this network", None)
     assert claims.judged("GP-16", {"gain": share, "images": 19}) == ("not run", "too few images", None)
     assert claims.judged("GP-19", {"time_ratio": 0.5, "images": 19}) == ("not run", "too few images", None)
+    many = {"gain": share, "images": 233}
+    assert claims.judged("GP-16", many, 19) == ("not run", "too few blocks of frames: 19", None)
+    assert claims.judged("GP-16", many, 20).verdict == claims.verdict("GP-16", many) == "holds"
     words = claims.printed(numbers | {"images": 19}, "too few images")
     assert words == (
         "gain 1; low -0.5; high 2; first_minus_share 0.5; first_minus_share_low 0.1; first_minus_share_high 1; "

@@ -122,6 +122,16 @@ def test_credits_stand_below_the_pictures_and_within_the_page():
     plt.close(figure)
 
 
+def test_credits_and_a_legend_below_do_not_overlap():
+    figure = panels.grid([[Panel("labels", torch.zeros(4, 5, dtype=torch.long))] * 2], DIGITS, legend=["labels"])
+    panels.credited(figure, ["china"]).draw_without_rendering()
+    title, *entries = figure.legends[0].get_title(), *figure.legends[0].texts
+    assert title.get_text() == "Photographs: china, danielbuechele (CC BY 2.0)"
+    assert all(title.get_window_extent().y0 >= each.get_window_extent().y1 for each in entries)
+    assert title.get_window_extent().y1 <= min(axes.get_window_extent().y0 for axes in figure.axes)
+    plt.close(figure)
+
+
 def test_classes_are_explained_in_their_colours():
     for handle, colour, name in zip(
         panels.colour_handles(DIGITS, ["labels"]), DIGITS.colours, DIGITS.classes, strict=True

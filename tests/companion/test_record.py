@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import matplotlib.pyplot as plt
@@ -93,6 +94,16 @@ def test_a_claim_over_few_images_is_not_run(record):
     assert ledger[["numbers", "verdict"]].to_numpy().tolist() == [
         ["gain 1; low 0.5; high 2; images 19; (too few images)", "not run"],
     ]  # fmt: skip
+
+
+def test_of_a_video_blocks_of_frames_are_counted(record):
+    """Of 233 frames in videos of 62 and 171 there are 25 blocks of ten, of eighteen evenly spaced ones eighteen."""
+    record.study = dataclasses.replace(record.study, sequences={"test": (62, 171)})
+    gain = Interval(1.0, 0.5, 2.0)
+    for images, verdict in ((233, "holds"), (60, "holds"), (18, "not run")):
+        ledger = record.claim("GP-16", gain=gain, images=images)
+        assert ledger["verdict"].tolist() == [verdict]
+    assert ledger["numbers"].tolist() == ["gain 1; low 0.5; high 2; images 18; (too few blocks of frames: 18)"]
 
 
 def test_an_interval_is_entered_with_its_ends_as_printed(record):

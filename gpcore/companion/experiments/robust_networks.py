@@ -1,5 +1,6 @@
 """The measurements behind the notebooks on robust networks: what attacks leave of them, what their gradients show."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor, nn
 
 from gpcore import attacks, metrics
+from gpcore.companion import keeping, measure
 from gpcore.companion.experiments.attacked_networks import attacked_counts, strongest, told
 from gpcore.companion.measure import Answer
 from gpcore.companion.studies import Attack, Study
@@ -66,13 +68,18 @@ def loss_rows(
     """The cross-entropy per pixel after one signed step that raises it, mean over images: rows network, step (of 255),
     loss (nats) with its interval."""
     rows = []
+
+    def losses(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        swept = sweep(network, x, [-step / 255 for step in steps], labels=y, bounds=(0.0, 1.0), void=study.void)
+        every = [nn.functional.cross_entropy(z, y, ignore_index=study.void, reduction="none") for _, z in swept]
+        return torch.stack(every).sum((2, 3)) / (y != study.void).sum((1, 2))
+
     for label, name in names.items():
-        network, found = study.network(name), []
-        for x, y in study.batches(split, count):
-            swept = sweep(network, x, [-step / 255 for step in steps], labels=y, bounds=(0.0, 1.0), void=study.void)
-            every = [nn.functional.cross_entropy(z, y, ignore_index=study.void, reduction="none") for _, z in swept]
-            found.append(torch.stack(every).sum((2, 3)) / (y != study.void).sum((1, 2)))
-        rows += [(label, step, *metrics.mean(each)) for step, each in zip(steps, torch.cat(found, 1), strict=True)]
+        keep = f"{told(study, (name, 0))} losses {' '.join(f'{step:g}' for step in steps)}"
+        values = functools.partial(losses, study.network(name))
+        found = measure.collect(study, values, split, count, keep=keep, agree=keeping.values_agree)
+        units = study.units(split, count)
+        rows += [(label, step, *metrics.mean(each, units)) for step, each in zip(steps, found, strict=True)]
     return pd.DataFrame(rows, columns=["network", "step", "loss", "low", "high"])
 
 
@@ -119,25 +126,31 @@ def alignment(network: nn.Module, images: Tensor, labels: Tensor, reference: Ten
 
 def alignments(study: Study, names: Mapping[str, str], split: str, count: int | None = None) -> dict[str, Tensor]:
     """The `alignment` of every network's gradients with the images' `edges`, N each, by label."""
-    batches, found = [*study.batches(split, count)], dict[str, Tensor]()
+
+    def aligned(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return alignment(network, x, y, edges(x), void=study.void)[None]
+
+    found = {}
     for label, name in names.items():
-        network = study.network(name)
-        found[label] = torch.cat([alignment(network, x, y, edges(x), void=study.void) for x, y in batches])
+        values, keep = functools.partial(aligned, study.network(name)), f"alignment {told(study, (name, 0))}"
+        (found[label],) = measure.collect(study, values, split, count, keep=keep, agree=keeping.values_agree)
     return found
 
 
-def alignment_rows(aligned: Mapping[str, Tensor], counts: Mapping[tuple[str, str], Tensor]) -> pd.DataFrame:
+def alignment_rows(
+    aligned: Mapping[str, Tensor], counts: Mapping[tuple[str, str], Tensor], units: Tensor | None = None
+) -> pd.DataFrame:
     """Every network's alignment, mean over images with its interval, beside its mIoU as it is and attacked (per cent),
     from `defence_counts`: rows network, alignment, low, high, and one column for each attack."""
     tried = list(dict.fromkeys(attack for attack, _ in counts))
     rows = []
     for label, each in aligned.items():
         scores = (100 * metrics.miou(counts[attack, label].sum(0)).item() for attack in tried)
-        rows.append((label, *metrics.mean(each), *scores))
+        rows.append((label, *metrics.mean(each, units), *scores))
     return pd.DataFrame(rows, columns=["network", "alignment", "low", "high", *tried])
 
 
-def rank_correlation(aligned: Sequence[Tensor], counts: Sequence[Tensor]) -> Interval:
+def rank_correlation(aligned: Sequence[Tensor], counts: Sequence[Tensor], units: Tensor | None = None) -> Interval:
     """Spearman's correlation over M networks of their alignment, N each, with their mIoU from N x K x K counts.
 
     The interval is over images, on which both are measured: the networks stay the same.
@@ -148,4 +161,4 @@ def rank_correlation(aligned: Sequence[Tensor], counts: Sequence[Tensor]) -> Int
         first, second = both.argsort(-1).argsort(-1).double() - (len(counts) - 1) / 2  # ranks about their mean
         return torch.cosine_similarity(first, second, -1)
 
-    return metrics.bootstrap(spearman, torch.stack([*aligned], 1), *counts)
+    return metrics.bootstrap(spearman, metrics.per_unit(torch.stack([*aligned], 1), units), *counts)

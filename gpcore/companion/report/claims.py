@@ -72,8 +72,9 @@ def read(numbers: str) -> Numbers:
     return found
 
 
-def judged(identity: str, numbers: Numbers) -> Judged:
-    """The claim's verdict by its criterion; none over fewer than 20 `images`, which any claim may name.
+def judged(identity: str, numbers: Numbers, units: int | None = None) -> Judged:
+    """The claim's verdict by its criterion; none over fewer than 20 `images`, which any claim may name, or than 20
+    `units` where these are what is resampled.
 
     Raises ValueError where a number is missing or none, or comes without its interval, or with one that is not asked.
     """
@@ -84,8 +85,8 @@ def judged(identity: str, numbers: Numbers) -> Judged:
     got = f"claim {identity}: got numbers {', '.join(numbers)}"
     try:
         found = CRITERIA[identity]({name: n for name, n in numbers.items() if name != "images"})
-        if numbers.get("images", FEWEST) < FEWEST:
-            return Judged("not run", "too few images")
+        if (numbers.get("images", FEWEST) if units is None else units) < FEWEST:
+            return Judged("not run", "too few images" if units is None else f"too few blocks of frames: {units}")
     except KeyError as name:
         raise ValueError(f"{got}, but no {name}") from name
     except (AttributeError, TypeError) as unlike:

@@ -138,9 +138,14 @@ def show(axes: Axes, panel: Panel, study: Study) -> None:
 
 
 def credited(figure: Figure, names: Iterable[str]) -> Figure:
-    """The figure with the credits of the photographs that it shows in small letters below it."""
+    """The figure with the credits of the photographs that it shows in small letters below it, above a legend."""
     text = textwrap.fill(credits(names), int(27 * figure.get_figwidth()))
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=4.5, color="#555555")
+    look = {"fontsize": 4.5, "color": "#555555"}
+    if figure.legends:  # which lies where the credits would
+        figure.legends[-1].set_title(text)
+        figure.legends[-1].get_title().set(**look)
+    else:
+        figure.supxlabel(text, x=0.01, ha="left", **look)
     return figure
 
 

@@ -66,7 +66,10 @@ class Record:
         Returns the ledger's rows of this notebook so far, for display.
         """
         rounded = claims.rounded(numbers)
-        known, judged = claims.statement(identity), claims.judged(identity, rounded)
+        images, units = numbers.get("images"), None
+        if isinstance(images, int) and "test" in self.study.sequences:  # what is resampled are blocks of frames
+            units = self.study.number("test", images)
+        known, judged = claims.statement(identity), claims.judged(identity, rounded, units)
         self.claims[identity] = {
             "id": identity,
             "claim": known["statement"],
