@@ -23,6 +23,8 @@ from gpcore.companion import epochs, studies, tuning, weights
 from gpcore.companion.studies import Attack, Recipe, Refiner, Study
 from gpcore.networks.vgg import load_imagenet_vgg16
 
+Seen = dict[tuple[str, str | None, int, bool], list[epochs.Item]]  # what refiners of one kind learn from
+
 
 def class_weights(recipe: Recipe, device: str = "cpu") -> Tensor | None:
     """Class weights of mean 1 over pixels, or None when the loss is plain."""
@@ -118,8 +120,11 @@ def fit(
     return network.eval(), history
 
 
-def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None:
-    """Fits the network or refiner kept in `store` and saves it, then tunes all that share it on "val"."""
+def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu", seen: Seen | None = None) -> None:
+    """Fits the network or refiner kept in `store` and saves it, then tunes all that share it on "val".
+
+    `seen` is for refiners, see `candidates`.
+    """
     networks = {**chosen.networks, **chosen.robust}
     sharing = [name for name, network in networks.items() if network.store == store] or [store]
     plan, name = chosen.plan(sharing[-1]), chosen.stored_as(sharing[-1], seed)
@@ -130,11 +135,12 @@ def train(chosen: Study, store: str, seed: int = 0, device: str = "cpu") -> None
     weight = class_weights(recipe, device)
     if isinstance(plan, Refiner):
         facts["refiner"] = {field: getattr(plan, field) for field in ("network", "at", "images", "sigma", "truth")}
-        epoch = partial(epochs.batches, candidates(chosen, store), recipe, epochs.cut)
+        epoch = partial(epochs.batches, candidates(chosen, store, seen), recipe, epochs.cut)
         objective = partial(refiner_loss, network, plan, weight, chosen.void)
     else:
         beside = plan.start if "/" in plan.start else f"{chosen.name}/{plan.start}"
-        base = "" if plan.start in ("", "imagenet") else f"{beside}-seed{seed}"
+        trunk = seed if weights.known(f"{beside}-seed{seed}") else 0  # whose other trainings may not have been kept
+        base = "" if plan.start in ("", "imagenet") else f"{beside}-seed{trunk}"
         started = start(network, base or plan.start)
         vary = partial(epochs.augment, void=chosen.void)
         epoch = partial(epochs.batches, (plan.dataset or chosen.dataset)("train"), recipe, vary)
@@ -172,17 +178,24 @@ def refiner_loss(
     return denoise.reconstruction_loss(network(given + plan.sigma * torch.randn_like(given), h), labels, void, weight)
 
 
-def candidates(chosen: Study, name: str) -> list[epochs.Item]:
+def candidates(chosen: Study, name: str, seen: Seen | None = None) -> list[epochs.Item]:
     """What a refiner learns from, for each of its training images: the prediction y and the features h of its network,
-    in half precision, and the labels in 8 bits. With `recipe.mirror`, the mirrored images follow."""
-    refiner = chosen.refiners[name]
+    in half precision, and the labels in 8 bits. With `recipe.mirror`, the mirrored images follow.
+
+    `seen` holds what the last refiner of the study learned from, until another needs something else.
+    """
+    refiner, seen = chosen.refiners[name], {} if seen is None else seen
+    key = (refiner.network, refiner.at, refiner.images, refiner.recipe.mirror)
+    if key in seen:
+        return seen[key]
+    seen.clear()  # before the next: there is room for one
     network, kept = chosen.network(refiner.network), list[epochs.Item]()
     for mirrored in (False, True)[: 1 + refiner.recipe.mirror]:
         for images, labels in chosen.batches("train", refiner.images):
             images, labels = (part.flip(-1) if mirrored else part for part in (images, labels))
             y, h = denoise.candidate(network, images, refiner.at)
             kept += zip(y.half(), h.half(), labels.byte(), strict=True)
-    return kept
+    return seen.setdefault(key, kept)
 
 
 def start(network: nn.Module, source: str) -> set[str]:
@@ -216,10 +229,11 @@ def main() -> None:
     chosen = studies.get(args.study)
     networks = (*chosen.networks.values(), *chosen.robust.values())
     known = [*dict.fromkeys(each.store for each in networks), *chosen.refiners]
+    seen = Seen()
     for store in args.only or known:
         if store not in known:
             parser.error(f"--only: got {store!r}, expected some of {', '.join(known)}")
-        train(chosen, store, args.seed, args.device)
+        train(chosen, store, args.seed, args.device, seen)
 
 
 if __name__ == "__main__":

@@ -357,6 +357,30 @@ def test_a_refiner_learns_from_predictions_or_the_truth_with_noise(truth, sigma,
     assert entry["refiner"] == {"network": "toy", "at": None, "images": 8, "sigma": sigma, "truth": truth}
 
 
+def test_what_one_refiner_learned_from_is_there_for_the_next_of_its_kind(store, monkeypatch):
+    """And makes room for what another kind needs."""
+    chosen = toys(RECIPE)
+    training.train(chosen, "toy")
+    refiner = chosen.refiners["dae"]
+    others = {"noisy": dataclasses.replace(refiner, sigma=0.5), "fewer": dataclasses.replace(refiner, images=4)}
+    chosen, seen = dataclasses.replace(chosen, refiners={"dae": refiner, **others}), training.Seen()
+    first = training.candidates(chosen, "dae", seen)
+    assert training.candidates(chosen, "noisy", seen) is first
+    assert len(training.candidates(chosen, "fewer", seen)) == 4 and len(seen) == 1
+    assert training.candidates(chosen, "dae", seen) is not first
+    assert training.candidates(chosen, "dae") is not training.candidates(chosen, "dae")
+
+
+def test_another_training_of_a_head_has_the_only_trunk_that_there_is(store, monkeypatch):
+    chosen = toys(RECIPE)
+    training.train(chosen, "toy")
+    training.train(chosen, "after", seed=4)
+    assert weights.info("digits/after-seed4")["base"] == "digits/toy-seed0"
+    training.train(chosen, "toy", seed=4)
+    training.train(chosen, "after", seed=4)
+    assert weights.info("digits/after-seed4")["base"] == "digits/toy-seed4"
+
+
 def test_a_checkpoint_of_another_network_or_refiner_is_refused(store, monkeypatch):
     training.train(toys(RECIPE), "toy")
     with monkeypatch.context() as patch:
@@ -667,9 +691,9 @@ def test_the_command_trains_what_it_names(monkeypatch, capsys):
     chosen = toys(RECIPE)
     chosen = dataclasses.replace(chosen, robust={"at-1": dataclasses.replace(chosen.networks["toy"], store="at")})
     monkeypatch.setitem(studies.STUDIES, "toys", chosen)
-    assert ask("--only dae toy --seed 3 --device cpu") == [(chosen, name, 3, "cpu") for name in ("dae", "toy")]
+    assert ask("--only dae toy --seed 3 --device cpu") == [(chosen, name, 3, "cpu", {}) for name in ("dae", "toy")]
     every = "toy", "after", "begun", "at", "dae"
-    assert ask("--device cpu") == [(chosen, name, 0, "cpu") for name in every]
+    assert ask("--device cpu") == [(chosen, name, 0, "cpu", {}) for name in every]
     with pytest.raises(SystemExit):
         ask("--only unet")
     assert "--only: got 'unet', expected some of toy, after, begun, at, dae" in capsys.readouterr().err
