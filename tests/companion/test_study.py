@@ -121,3 +121,29 @@ def test_networks_and_settings_are_those_that_are_stored(monkeypatch):
     assert study.tuned("fcn8s", 3) == {"epsilon": 1, "val": 70}
     assert study.epsilon("fcn8s", 3) == 1.0 and isinstance(study.epsilon("fcn8s", 3), float)
     assert set(asked) == {"digits/fcn-seed3"}
+
+
+def test_a_sample_is_the_first_images_or_grey_ones_of_their_size(study):
+    images, labels = study.sample(2)
+    assert all(torch.equal(images[i], study.dataset("test")[i][0]) for i in range(2))
+    assert torch.equal(labels[1], study.dataset("test")[1][1]) and len(study.sample()[0]) == study.batch
+    assert torch.equal(study.sample(1, "val")[0][0], study.dataset("val")[0][0])
+
+    def gone(split):
+        raise FileNotFoundError("no photographs")
+
+    bare = dataclasses.replace(study, dataset=gone, size=(6, 8))
+    assert study.present and not bare.present
+    images, labels = bare.sample(2)
+    assert images.shape == (2, 3, 6, 8) and (images == 0.5).all() and labels.shape == (2, 6, 8)
+    assert bare.indices("val") == [0, 1, 2, 3]  # as many as the study uses: all that there are
+
+
+def test_how_many_images_a_study_affords(study):
+    assert (study.up_to(3), study.up_to(100), dataclasses.replace(study, most=2).up_to(3)) == (3, 4, 2)
+
+
+def test_what_is_not_ours_is_shown_but_for_the_record(study, withheld, monkeypatch):
+    assert study.shown and not withheld.shown
+    monkeypatch.delenv("GPCORE_RECORD")
+    assert study.shown and withheld.shown

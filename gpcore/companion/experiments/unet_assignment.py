@@ -120,7 +120,7 @@ def gain_rows(every: Mapping[str, Tensor], pairs: Mapping[str, tuple[str, str]])
 def cost_rows(study: Study) -> pd.DataFrame:
     """Per network: parameters (1e3), floating-point operations of an image (1e6), and the most memory alive at one time
     in a training step on a batch of 16 (1e6 bytes); of the means over views the operations alone."""
-    rows, (images, labels) = [], _batch(study)
+    rows, (images, labels) = [], study.sample(16, "val")
     for name in study.networks:
         network = study.network(name)
         operations = operations_of(network, images[:1]) / 1e6
@@ -143,18 +143,13 @@ def beside_costs(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 def timing_rows(study: Study, repeats: int = 9) -> pd.DataFrame:
     """Milliseconds per image of a training step on a batch of 16, as the recipes have it, without reading the batch:
     the best of three in a row, medians over rounds in which every network has its turn; torch's current threads."""
-    batch, steps = _batch(study), {}
+    batch, steps = study.sample(16, "val"), {}
     for name in study.networks:
         network = study.network(name).train().to(memory_format=torch.channels_last)
         steps[name] = partial(_timed, study, network, *batch)
     best = partial(repeat, number=1, repeat=3)
     rounds = [{name: 1000 / 16 * min(best(step)) for name, step in steps.items()} for _ in range(repeats)]
     return pd.DataFrame(rounds).median().rename_axis("network").rename("milliseconds").reset_index()
-
-
-def _batch(study: Study) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*(study.dataset("val")[i] for i in range(16)), strict=True)
-    return torch.stack(images), torch.stack(labels)
 
 
 def _loss(study: Study, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -170,22 +165,37 @@ def _timed(study: Study, network: nn.Module, images: Tensor, labels: Tensor) -> 
 def outline_rows(study: Study, names: Iterable[str], count: int) -> pd.DataFrame:
     """Per network (seed 0) and band of `BANDS` around the true outlines: per cent of its pixels that are wrong, with
     the interval over test images; rows network, band, wrong, low, high."""
-    networks, found = {name: study.network(name) for name in names}, dict[tuple[str, int], list[Tensor]]()
-    for x, y in study.batches("test", count):
+    networks, edges = {name: study.network(name) for name in names}, torch.tensor(BANDS)
+
+    def values(x: Tensor, y: Tensor) -> Tensor:  # networks x B x bands x 2
         far = torch.stack([boundary_distance(each) for each in y])
-        bands = torch.bucketize(far, torch.tensor(BANDS, dtype=far.dtype), right=True) - 1
-        for name, network in networks.items():
-            with torch.no_grad():
-                wrong = network(x).argmax(1) != y
-            for band in range(len(BANDS)):
-                there = (bands == band) & (y != study.void)
-                pair = torch.stack([(there & wrong).flatten(1).sum(1), there.flatten(1).sum(1)], 1)
-                found.setdefault((name, band), []).append(pair)
+        bands = torch.bucketize(far, edges.to(far), right=True) - 1
+        there = torch.stack([(bands == band) & (y != study.void) for band in range(len(BANDS))], 1)
+        wrong = [there & (network(x).argmax(1) != y)[:, None] for network in networks.values()]
+        return torch.stack([torch.stack([each, there], -1).sum((2, 3)) for each in wrong])
+
+    keep = f"outlines {' '.join(networks)} {' '.join(f'{edge:g}' for edge in BANDS)}"
+    found = measure.collect(study, values, "test", count, keep=keep, agree=keeping.values_agree)
     rows = []
-    for (name, band), parts in found.items():
-        pairs = measure.by_unit(study, "test", torch.cat(parts))
-        rows.append((LABELS[name], band, *metrics.bootstrap(lambda s: 100 * s[..., 0] / s[..., 1], pairs)))
+    for name, parts in zip(networks, found, strict=True):
+        pairs = measure.by_unit(study, "test", parts)
+        for band in range(len(BANDS)):
+            share = metrics.bootstrap(lambda s: 100 * s[..., 0] / s[..., 1], pairs[:, band])
+            rows.append((LABELS[name], band, *share))
     return pd.DataFrame(rows, columns=["network", "band", "wrong", "low", "high"])
+
+
+def restored_counts(study: Study, name: str, count: int) -> tuple[int, int]:
+    """`restored` over test images."""
+    network = study.network(name)
+    assert isinstance(network, UNet)
+
+    def values(x: Tensor, y: Tensor) -> Tensor:
+        return torch.tensor([restored(network, image[None]) for image in x]).T
+
+    keep = f"restored {name}"
+    found, expected = measure.collect(study, values, "test", count, keep=keep, agree=keeping.values_agree).sum(1)
+    return int(found), int(expected)
 
 
 def restored(network: UNet, images: Tensor) -> tuple[int, int]:

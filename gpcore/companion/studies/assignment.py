@@ -94,4 +94,5 @@ STREETS = _study(
     ),
     photographs=False,
     sequences={"test": camvid.SEQUENCES["test"]},  # the other splits are of both its videos at random
+    size=(60, 80),
 )

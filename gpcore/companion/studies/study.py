@@ -172,11 +172,13 @@ class Study:
 
     def indices(self, split: str, count: int | None = None) -> list[int]:
         """Where those images stand in the whole split."""
-        total: int = (
-            sum(self.sequences[split])  # known without the video
-            if split in self.sequences
-            else len(self.dataset(split))  # type: ignore[arg-type]  # torch's Dataset declares no length
-        )
+        if split in self.sequences:
+            total = sum(self.sequences[split])  # known without the video
+        else:
+            try:
+                total = len(self.dataset(split))  # type: ignore[arg-type]  # torch's Dataset declares no length
+            except FileNotFoundError:  # of images that may be missing all are used
+                total = self.images[split]
         count = min(self.images[split] if count is None else count, total)
         return [i * total // count for i in range(count)]
 
@@ -205,13 +207,13 @@ class Study:
         loader = DataLoader(self.data(split, count), self.batch)
         yield from progress(loader, desc=f"{self.name} {split}")
 
-    def sample(self, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """A batch (default: the study's) of test images and labels for what depends on their size alone: grey where
-        the images are not to be had."""
+    def sample(self, count: int | None = None, split: str = "test") -> tuple[Tensor, Tensor]:
+        """A batch (default: the study's) of a split's first images and labels, for what depends on their size alone:
+        grey ones where the images are not to be had."""
         count = count or self.batch
         if not self.present:
             return torch.full((count, 3, *self.size), 0.5), torch.zeros(count, *self.size, dtype=torch.long)
-        images, labels = zip(*(self.dataset("test")[i] for i in self.indices("test")[:count]), strict=True)
+        images, labels = zip(*(self.dataset(split)[i] for i in range(count)), strict=True)
         return torch.stack(images), torch.stack(labels)
 
     def scene(self, index: int, split: str = "test") -> tuple[Tensor, Tensor]:
