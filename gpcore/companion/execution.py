@@ -1,10 +1,15 @@
-"""One notebook executed by papermill in a process of its own: what went wrong, and its outputs taken back."""
+"""One notebook executed by papermill in a process of its own: what went wrong, and its outputs taken back; folders that
+belong to one run at a time."""
 
+import fcntl
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,23 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
+IMAGES = "images"  # the tag of cells that look at a study's images, and not only at what was measured on them
 KERNEL_TROUBLE = re.compile(r"Kernel died before replying|Kernel didn't respond|Address already in use")
 
 
-IMAGES = "images"  # the tag of cells that look at a study's images, and not only at what was measured on them
+@contextmanager
+def owned(folder: Path) -> Iterator[int]:
+    """Keep other runs off a folder until the block is left or, however that happens, the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ValueError(f"{folder}: in use by {lock.read()}; wait for its end or name another folder") from None
+        lock.truncate(0)
+        print(f"process {os.getpid()} since {time.strftime('%F %T')}", end="", file=lock, flush=True)
+        yield lock.fileno()
 
 
 def execute(

@@ -9,16 +9,15 @@ succeeded. Both folders of a study belong to one run at a time.
 
 import argparse
 import ast
-import fcntl
 import os
 import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from gpcore.companion.execution import (
     execute,
     keep_executed,
     looks_at_images,
+    owned,
     recover,
     replace_file,
     replace_folder,
@@ -156,21 +156,6 @@ def reproduce(
             for name, _, seconds, count, error in outcomes:
                 print(f"{name:<32}{seconds:7.1f}  {count:7d}  {'failed' if error else 'ok'}")
     return outcomes
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[int]:
-    """Keep other runs off a folder until the block is left or, however that happens, the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise ValueError(f"{folder}: in use by {lock.read()}; wait for its end or name another folder") from None
-        lock.truncate(0)
-        print(f"process {os.getpid()} since {time.strftime('%F %T')}", end="", file=lock, flush=True)
-        yield lock.fileno()
 
 
 def find(folder: Path, only: Iterable[str] = (), study: str = "") -> dict[Path, str]:
