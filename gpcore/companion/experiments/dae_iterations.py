@@ -26,10 +26,8 @@ def iterations(epsilon: float) -> int:
 
 def iteration_counts(study: Study, network: str, split: str, images: int | None = None) -> Counts:
     """Confusion counts after every iteration of DAE(y) with the paper's step sizes, and of the CRF after SOME."""
-    name, few = (
-        best_dae(study, network, "y"),
-        replace(study, batch=min(2, study.batch)),
-    )  # of what is kept two images are measured anew
+    name = best_dae(study, network, "y")
+    few = replace(study, batch=min(2, study.batch))  # of what is kept so many images are measured anew
     refiner, alone, module = study.refiners[name], study.network(network), study.network(name)
     crfs = [study.tuned(network)["crf"] | {"iterations": number} for number in SOME]
 
