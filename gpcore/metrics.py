@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from gpcore.checks import expect
@@ -127,6 +126,8 @@ def score(matrices: Tensor) -> Interval:
 
 def mcnemar(before: Tensor, after: Tensor, truth: Tensor) -> McNemar:
     """The exact McNemar test of two classifiers' predictions on the same pictures (all N)."""
+    from scipy.stats import binomtest  # a second that few need to wait
+
     was, now = before == truth, after == truth
     corrected, newly_wrong = int((~was & now).sum()), int((was & ~now).sum())
     changed = corrected + newly_wrong
