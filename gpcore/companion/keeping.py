@@ -78,5 +78,5 @@ def right_agree(kept: Tensor, found: Tensor) -> bool:
 def values_agree(kept: Tensor, found: Tensor) -> bool:
     """Whether each of A measurements of a batch, A x B x ..., differs by a small share of its size; NaN agrees with
     NaN alone."""
-    apart, size = ((each.nan_to_num(0)).flatten(1).norm(dim=1) for each in (kept - found, found))
+    apart, size = (each.double().nan_to_num(0).flatten(1).norm(dim=1) for each in (kept - found, found))
     return torch.equal(kept.isnan(), found.isnan()) and bool((apart <= CLOSE * size).all())

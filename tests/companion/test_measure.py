@@ -297,3 +297,9 @@ def test_other_values_are_kept_too_and_agree_by_their_size(kept, study):
     gaps, _ = bright(1.05, float("nan"))
     found, measured = bright(1.05, float("nan"))
     assert measured == [2] and torch.allclose(found, gaps, equal_nan=True)
+
+
+def test_whole_numbers_agree_by_their_size_as_well():
+    kept = torch.tensor([[[100, 0], [3, 4]]])
+    assert keeping.values_agree(kept, kept) and keeping.values_agree(kept, kept + 1)  # by 2 of some 100
+    assert not keeping.values_agree(kept, kept + 2)
