@@ -1,5 +1,6 @@
 """Measurements of inpainting and generation, against other libraries and numbers worked out by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 from gpcore import synthesis
 from gpcore.companion.experiments import inpainting
 from gpcore.companion.experiments.inpainting import high_frequency, hole_error
+from gpcore.companion.studies import DIGITS
 from gpcore.synthesis import fill
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -92,6 +94,7 @@ def test_quality_by_hand():
 
 
 VOID = 255
+TOY = dataclasses.replace(DIGITS, void=VOID)
 # Two objects: on the left a 5 of eight pixels round a void one, on the right a bar of six 2s, parted by void from a 3.
 MAP = torch.tensor(
     [
@@ -111,6 +114,21 @@ def test_the_largest_object_hangs_together_and_is_neither_ground_nor_void():
     assert torch.equal(inpainting.largest_object(MAP, 5), (MAP > 0) & (torch.arange(8) > 5))
 
 
+def test_a_subject_that_comes_first_is_taken_if_it_is_large_enough():
+    """Two parts of class 3, of four and of two pixels, and one of class 1, of nine."""
+    labels = torch.zeros(8, 9, dtype=torch.long)
+    labels[0:2, 0:2], labels[0:1, 5:7], labels[4:7, 4:7] = 3, 3, 1
+    first = torch.zeros(8, 9, dtype=torch.bool)
+    first[0:2, 0:2] = True
+    assert torch.equal(inpainting.largest_object(labels, VOID, [3, 1], 4), first)
+    assert torch.equal(inpainting.largest_object(labels, VOID, [3, 1], 5), labels == 1)
+    assert torch.equal(inpainting.largest_object(labels, VOID, [1, 3], 100), first)  # none is: the last that is there
+    assert torch.equal(inpainting.largest_object(labels, VOID, [3, 5], 100), first)
+    named = dataclasses.replace(TOY, classes=("sky", "tree", "car", "pedestrian"), subjects=("pedestrian", "tree"))
+    assert inpainting.over_part(named, labels, 2, 1.0) == (0, 0)  # a hole of four pixels asks for one
+    assert inpainting.over_part(dataclasses.replace(named, subjects=("tree",)), labels, 3, 1.0) == (4, 4)
+
+
 @pytest.mark.parametrize(
     ("side", "share", "expected"),
     [
@@ -122,16 +140,16 @@ def test_the_largest_object_hangs_together_and_is_neither_ground_nor_void():
     ],
 )
 def test_a_hole_over_part_of_the_largest_object(side, share, expected):
-    assert inpainting.over_part(MAP, side, share, VOID) == expected
+    assert inpainting.over_part(TOY, MAP, side, share) == expected
 
 
 def test_holes_about_the_largest_object():
     labels = torch.zeros(20, 30, dtype=torch.long)
     labels[4:13, 20:27] = 1  # middles at rows 4, 8 and 12 and at columns 20, 23 and 26
     rows, columns = (2, 6, 10), (18, 21, 24)  # five pixels begin two before their middle
-    assert inpainting.about_object(labels, 5, VOID) == [(row, column) for row in rows for column in columns]
+    assert inpainting.about_object(TOY, labels, 5) == [(row, column) for row in rows for column in columns]
     rows, columns = (0, 3, 7), (15, 18, 19)  # eleven begin five before it, at 0 at the least and at 19 at the most
-    assert inpainting.about_object(labels, 11, VOID) == [(row, column) for row in rows for column in columns]
+    assert inpainting.about_object(TOY, labels, 11) == [(row, column) for row in rows for column in columns]
 
 
 def test_windows_lie_about_their_holes_and_within_the_images():

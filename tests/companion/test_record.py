@@ -120,3 +120,13 @@ def test_the_ledger_lies_beside_the_notebooks(record, monkeypatch):
     written = pd.read_csv(paths.FIGURES / "digits" / "claims.csv", keep_default_na=False)
     assert written.equals(claims.ledger("digits"))
     assert written["notebook"].value_counts()["97_example"] == 1
+
+
+def test_rows_are_read_that_were_written_else_those_of_the_last_whole_run(record, tmp_path, monkeypatch):
+    finished = tmp_path / "finished" / record.study.name / record.folder.name
+    finished.mkdir(parents=True)
+    (finished / "rows.csv").write_text("a\n1\n")
+    monkeypatch.setattr(paths, "FINISHED", tmp_path / "finished")
+    assert record.read("rows")["a"].tolist() == [1]
+    record.rows("rows", pd.DataFrame({"a": [2]}))
+    assert record.read("rows")["a"].tolist() == [2]

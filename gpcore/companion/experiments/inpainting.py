@@ -30,27 +30,42 @@ def scaled(values: int, steps: int, share: float = 1.0) -> dict[str, Any]:
     return {"epsilon": 21.6 * factor, "steps": steps, "step_size": 72 * factor / steps}
 
 
-def largest_object(labels: Tensor, void: int) -> Tensor:
-    """The most pixels of labels H x W that hang together and are neither ground, class 0, nor void: H x W, bool."""
-    parts, _ = ndimage.label(((labels > 0) & (labels != void)).numpy())
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return torch.from_numpy(parts == sizes.argmax())
+def largest_object(labels: Tensor, void: int, subjects: Sequence[int] = (), least: int = 0) -> Tensor:
+    """The most pixels of labels H x W that hang together and are neither ground, class 0, nor void: H x W, bool.
+
+    With `subjects` those of one class: of the first with so many as `least`, else of the last that is there at all.
+    """
+    masks = [labels == subject for subject in subjects] or [(labels > 0) & (labels != void)]
+    found = torch.zeros_like(labels, dtype=torch.bool)
+    for mask in masks:
+        parts, number = ndimage.label(mask.numpy())
+        if number:
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            found = torch.from_numpy(parts == sizes.argmax())
+            if sizes.max() >= least:
+                break
+    return found
 
 
-def over_part(labels: Tensor, side: int, share: float, void: int) -> tuple[int, int]:
-    """The (top, left) corner of the square of `side` pixels that covers most nearly this share of the largest object's
-    pixels in labels H x W; the first such in reading order."""
-    whole = largest_object(labels, void).double()
+def _object(study: Study, labels: Tensor, side: int) -> Tensor:
+    """The object on which a hole of that side lies: of a study's subjects the first that would fill a quarter of it."""
+    return largest_object(labels, study.void, [study.classes.index(name) for name in study.subjects], side**2 // 4)
+
+
+def over_part(study: Study, labels: Tensor, side: int, share: float) -> tuple[int, int]:
+    """The (top, left) corner of the square of `side` pixels that covers most nearly this share of the object's pixels
+    in labels H x W; the first such in reading order."""
+    whole = _object(study, labels, side).double()
     covered = avg_pool2d(whole[None], side, stride=1)[0] * side**2 / whole.sum()
     top, left = divmod(int((covered - share).abs().argmin()), covered.shape[1])
     return top, left
 
 
-def about_object(labels: Tensor, side: int, void: int) -> list[tuple[int, int]]:
-    """Nine (top, left) corners of a square of `side` pixels: its middle at the largest object's, at the middles of the
-    edges of the object's box and at the box's corners, or as near to there as the picture allows."""
-    where = largest_object(labels, void).nonzero()
+def about_object(study: Study, labels: Tensor, side: int) -> list[tuple[int, int]]:
+    """Nine (top, left) corners of a square of `side` pixels: its middle at the object's, at the middles of the edges of
+    the object's box and at the box's corners, or as near to there as the picture allows."""
+    where = _object(study, labels, side).nonzero()
     ends = zip(where.amin(0).tolist(), where.amax(0).tolist(), labels.shape, strict=True)
     places = (
         [min(max((low * (2 - k) + high * k + 1 - side) // 2, 0), size - side) for k in range(3)]
@@ -154,14 +169,15 @@ def variation(rows: pd.DataFrame, value: str) -> metrics.Interval:
 
 def judged_rows(study: Study, judge: nn.Module, found: Mapping[str, Tensor], labels: Tensor) -> pd.DataFrame:
     """What a network that had no part in generated pictures recognises in them, in per cent: rows image, method,
-    regions, the classes of the label map but for ground, class 0, which it gives to more of their pixels than any other
-    class, and pixels, those of ground included."""
+    regions, the classes of the label map but for a ground, which it gives to more of their pixels than any other class,
+    and pixels, those of a ground included."""
     rows = []
     for method, pictures in found.items():
         with torch.no_grad():
             counts = count_pixels(study, judge(pictures), labels)
         there = counts.sum(2) > 0
-        there[:, 0] = False
+        if "ground" in study.classes:
+            there[:, 0] = False
         most = there & (counts.argmax(2) == torch.arange(len(study.classes)))
         shares = torch.stack([most.sum(1).double() / there.sum(1), metrics.accuracy(counts.double())], 1)
         rows += [(image, method, *each) for image, each in enumerate((100 * shares).tolist())]

@@ -58,6 +58,12 @@ class Record:
         rows.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.5g", lineterminator="\n")
         return rows
 
+    def read(self, name: str) -> pd.DataFrame:
+        """Rows that this run has written under that name, or, where it leaves out what looks at the images, the last
+        whole one."""
+        own = self.folder / f"{name}.csv"
+        return pd.read_csv(own if own.is_file() else paths.FINISHED / self.study.name / self.folder.name / own.name)
+
     def claim(self, identity: str, **numbers: float | Interval) -> pd.DataFrame:
         """Enters a claim with its measured numbers; the verdict follows from them by `criteria.CRITERIA`.
 

@@ -119,6 +119,8 @@ class Study:
     networks, trained against attacks, are none of those that the notebooks on guided perturbation compare; of
     these, `standard` is their counterpart. Where a split is video, `sequences` has the lengths of its sequences; images
     that may be missing have their height and width as `size`.
+    Holes to be inpainted have the side `hole`[0], in a part of the image of the side `hole`[1], and lie on objects: of
+    the class of `subjects` that comes first, default: of any but the first class.
     `tasks` names the study that does each task on these images, itself or one beside it; no notebook runs on a
     study that has no tasks.
     """
@@ -140,6 +142,8 @@ class Study:
     standard: str = "fcn8s"
     sequences: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     size: tuple[int, ...] = ()
+    subjects: tuple[str, ...] = ()
+    hole: tuple[int, int] = (32, 96)
     tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
