@@ -80,8 +80,7 @@ def reproduce(
     expect("jobs", jobs, jobs >= 1, "at least 1")
     expect("timeout", timeout, timeout >= 1, "at least 1")
     chosen, build = find(notebooks.resolve(), only, study), build.resolve()
-    absent = {each for each in {*chosen.values()} if not studies.get(each).present}
-    bare = {notebook for notebook, each in chosen.items() if each in absent and looks_at_images(notebook)}
+    bare = {each for each, name in chosen.items() if looks_at_images(each) and not studies.get(name).present}
     whole = not parameters and not bare
     expect("record", (study, parameters), whole or not record, "the notebooks' own parameters, and studies' images")
     own = find(notebooks.resolve(), [path.stem for path in chosen])

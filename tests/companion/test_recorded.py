@@ -11,8 +11,8 @@ import pytest
 
 from gpcore import paths
 
-RECORDED = {
-    study.name: sorted(path.parent.name for path in study.glob("*/[0-9][0-9]_*.ipynb"))
+RECORDED = {  # but for the ledger, which reads the other studies too
+    study.name: sorted({path.parent.name for path in study.glob("*/[0-9][0-9]_*.ipynb")} - {"99_claims"})
     for study in (paths.ROOT / "figures").iterdir()
 }
 

@@ -157,7 +157,7 @@ class Study:
         """Whether its images are on this machine, as photographs may not be that are not ours to publish."""
         try:
             self.dataset("test")
-        except FileNotFoundError:
+        except OSError:  # no such file, or no way to fetch it
             return False
         return True
 
