@@ -121,6 +121,25 @@ def test_crf_rnn_is_the_better_of_two_on_validation_images(refining, monkeypatch
     assert dae_table.best_crfrnn(both, "fcn8s") == "fcn8s-crfrnn"
 
 
+def test_of_several_kernels_the_best_is_taken(refining, monkeypatch):
+    names = ["fcn8s-crfrnn", "fcn8s-crfrnn-narrow"]
+    study = dataclasses.replace(refining, refiners=refining.refiners | dict.fromkeys(names))
+    scores = {names[0]: {"miou": 61.0}, names[1]: {"miou": 61.2}, "crfrnn": {"val": 61.1}}
+    monkeypatch.setattr(Study, "tuned", lambda self, name, seed=0: scores[name])
+    assert dae_table.best_crfrnn(study, "fcn8s") == names[1]
+
+
+def test_each_ingredient_stands_beside_the_whole_design():
+    counts = {"network alone": pairs([4, 4]), "a": pairs([6, 6]), "a-far": pairs([5, 7]), "b": pairs([9, 9])}
+    rows = dae_table.ablation_rows(counts, "a")
+    assert rows["design"].tolist() == ["as it is", "not near the identity"]
+    assert rows["miou"].tolist() == pytest.approx([iou(6), iou(6)])
+    assert rows["gain"].tolist() == pytest.approx([iou(6) - iou(4)] * 2)
+    first, second = rows[["beside", "beside_low", "beside_high"]].to_numpy()
+    assert first.tolist() == [0, 0, 0]
+    assert second.tolist() == pytest.approx([0, iou(5) - iou(6), iou(7) - iou(6)])
+
+
 def test_noises_are_compared_over_one_build(refining, monkeypatch):
     names = ("dae-y-0.1", "dae-truth-0.25", "dae-y-0.1-switches", "context")
     refiners = {f"fcn8s-{name}": Refiner("fcn8s", None, None, None, 2, sigma=0.1 + i) for i, name in enumerate(names)}

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gpcore import denoise
+from gpcore import denoise, metrics
 from gpcore.companion import weights
 from gpcore.companion.cost import ALONE
 from gpcore.companion.measure import Answer, once, with_crf
@@ -42,12 +42,13 @@ def best_dae(study: Study, network: str, source: str) -> str:
 
 
 def best_crfrnn(study: Study, network: str) -> str:
-    """CRF-RNN on a network: put behind it, or trained with it, whichever does better on validation images."""
-    behind = f"{network}-crfrnn"
-    if behind not in study.refiners:
+    """CRF-RNN on a network: put behind it, or trained with it, whichever does best on validation images."""
+    scores = {name: study.tuned(name)["miou"] for name in study.refiners if name.startswith(f"{network}-crfrnn")}
+    if not scores:
         return JOINT
-    joint = study.tuned("crfrnn")["val"] if network == "fcn8s" else 0.0
-    return behind if study.tuned(behind)["miou"] >= joint else JOINT
+    if network == "fcn8s":
+        scores[JOINT] = study.tuned("crfrnn")["val"]
+    return max(scores, key=lambda name: scores[name])
 
 
 def by_sigma(study: Study, network: str) -> pd.DataFrame:
@@ -59,6 +60,31 @@ def by_sigma(study: Study, network: str) -> pd.DataFrame:
             tuned = study.tuned(name)
             rows.append((f"DAE({match[1].replace('truth', 'ytrue')})", refiner.sigma, tuned["miou"] - tuned["val"]))
     return pd.DataFrame(rows, columns=["source", "sigma", "gain"])
+
+
+VARIANTS = {
+    "": "as it is",
+    "-pool4": "h from pool4",
+    "-unpooled": "unpooling with switches",
+    "-far": "not near the identity",
+    "-switches": "switches instead of skips",
+    "-printed": "the paper's: all of these",
+}
+
+
+def ablation_rows(counts: Mapping[str, Tensor], name: str) -> pd.DataFrame:
+    """What each ingredient of a DAE's design is worth, from counts of it and of those that differ from it in one, by
+    their names: rows design, miou, its gain over the network alone, and what it loses beside the first, with
+    intervals."""
+    found = {title: counts[name + variant] for variant, title in VARIANTS.items() if name + variant in counts}
+    first, *_ = found.values()
+    gained = [
+        (title, 100 * metrics.miou(each.sum(0)).item(), *metrics.gain(counts[ALONE], each))
+        for title, each in found.items()
+    ]
+    beside = [metrics.gain(first, each) for each in found.values()]
+    rows = pd.DataFrame(gained, columns=["design", "miou", *tables.GAIN])
+    return rows.join(pd.DataFrame(beside, columns=["beside", "beside_low", "beside_high"]))
 
 
 def gain_rows(counts: Mapping[str, Mapping[str, Tensor]], published: pd.DataFrame) -> pd.DataFrame:
