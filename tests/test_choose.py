@@ -1,13 +1,14 @@
 """Choosing an epsilon, against the companion's own measurements and by hand."""
 
+import numpy as np
 import pytest
 import torch
+from skimage.measure import label
 from torch import nn
 
 from gpcore import choose_epsilon, guide, metrics
 from gpcore.choose import islands
 from gpcore.companion import cost, measure
-from gpcore.companion.experiments import when_does_it_help
 
 EPSILONS = (0.05, -0.05, 0.2)
 
@@ -36,7 +37,7 @@ def test_what_changed_and_how_sure_it_is_by_hand(study):
         p = out.after.softmax(1)
         known += there.sum().item()
         changed += ((out.after.argmax(1) != out.before.argmax(1)) & there).sum().item()
-        small += (when_does_it_help.islands(out.after.argmax(1)) & there).sum().item()
+        small += (islands(out.after.argmax(1)) & there).sum().item()
         entropy += (-(p * p.log()).sum(1) * there).sum().item()
     found = (trial.changed, trial.islands, trial.entropy)
     assert found == pytest.approx((100 * changed / known, 100 * small / known, entropy / known), rel=1e-5)
@@ -76,10 +77,12 @@ def test_coarse_logits_are_judged_at_the_labels_size(study):
 
 
 @pytest.mark.parametrize("kind", ["stripes", "noise"])
-def test_islands_are_those_of_the_companion(kind, seeded):
+def test_islands_are_the_small_regions_that_skimage_labels(kind, seeded):
     labels = torch.randint(0, 4, (2, 40, 50)).repeat_interleave(3 if kind == "stripes" else 1, 2)[:, :, :50]
     labels[:, 10:30, 10:40] = 2
-    assert torch.equal(islands(labels), when_does_it_help.islands(labels))
+    regions = [label(image.numpy(), connectivity=1, background=-1) for image in labels]
+    small = [np.bincount(each.ravel())[each] < each.size / 200 for each in regions]
+    assert torch.equal(islands(labels), torch.from_numpy(np.stack(small)))
 
 
 @pytest.mark.parametrize(

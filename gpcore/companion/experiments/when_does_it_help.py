@@ -7,7 +7,6 @@ signals add up before the sign is taken; the few that name another class than th
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage
@@ -16,6 +15,7 @@ from skimage.measure import label
 from torch import Tensor, nn
 
 from gpcore import metrics
+from gpcore.choose import islands
 from gpcore.companion import measure
 from gpcore.companion.report.tables import signed
 from gpcore.companion.studies import Study
@@ -47,15 +47,6 @@ class Adjusted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.change(self.model(images))
-
-
-def islands(labels: Tensor) -> Tensor:
-    """Where B x H x W labels form 4-connected regions of one class smaller than 1/200 of the image: the same shape."""
-    small = []
-    for image in labels.numpy():
-        regions = label(image, connectivity=1, background=-1)  # type: ignore[no-untyped-call]
-        small.append(np.bincount(regions.ravel())[regions] < regions.size / 200)
-    return torch.from_numpy(np.stack(small))
 
 
 def surrounded(labels: Tensor) -> Tensor:

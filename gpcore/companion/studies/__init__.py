@@ -11,7 +11,8 @@ from gpcore.companion.studies.camvid import CAMVID
 from gpcore.companion.studies.classification import CIFAR10, HANDWRITING, MNIST
 from gpcore.companion.studies.digits import DIGITS, SCENES, STAGES
 from gpcore.companion.studies.lectures import PHOTOGRAPHS
-from gpcore.companion.studies.study import POOLS, Attack, Data, Network, Recipe, Refiner, Study
+from gpcore.companion.studies.plans import POOLS, Attack, Data, Network, Recipe, Refiner
+from gpcore.companion.studies.study import Study
 
 __all__ = [
     "LABELS",

@@ -10,7 +10,8 @@ from torch.utils.data import ConcatDataset, random_split
 
 from gpcore import paths
 from gpcore.companion.studies.parts import by_store
-from gpcore.companion.studies.study import Data, Network, Recipe, Study
+from gpcore.companion.studies.plans import Data, Network, Recipe
+from gpcore.companion.studies.study import Study
 from gpcore.datasets import camvid, scenes
 from gpcore.datasets.grouped import Grouped
 from gpcore.datasets.kept import Kept

@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from gpcore.companion.studies import parts
-from gpcore.companion.studies.study import Attack, Network, Recipe, Study
+from gpcore.companion.studies.plans import Attack, Network, Recipe
+from gpcore.companion.studies.study import Study
 from gpcore.datasets import camvid
 from gpcore.denoise import DAE
 from gpcore.networks.context import ContextModule

@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from gpcore.companion.studies import parts
-from gpcore.companion.studies.study import Data, Network, Recipe, Study
+from gpcore.companion.studies.plans import Data, Network, Recipe
+from gpcore.companion.studies.study import Study
 from gpcore.datasets import classification
 from gpcore.networks.classifiers import cifar_net, lenet
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from gpcore import paths
 from gpcore.companion.studies import parts
-from gpcore.companion.studies.study import POOLS, Attack, Data, Network, Recipe, Study
+from gpcore.companion.studies.plans import POOLS, Attack, Data, Network, Recipe
+from gpcore.companion.studies.study import Study
 from gpcore.datasets import scenes
 from gpcore.datasets.crops import Crops
 from gpcore.datasets.kept import Kept

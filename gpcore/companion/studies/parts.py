@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from gpcore.companion.studies.study import POOLS, Network, Recipe, Refiner
+from gpcore.companion.studies.plans import POOLS, Network, Recipe, Refiner
 from gpcore.networks.crfrnn import CRFRNN
 
 Build = Callable[[int], nn.Module]
